@@ -1,0 +1,25 @@
+# Reproduces the SPHERE paper. Which study: config/config.yaml, or --config study=NAME. Every key: config/README.md.
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/model.smk"
+include: "workflow/rules/stats.smk"
+include: "workflow/rules/edit.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/general_ability.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.tables.output,
+        rules.figures.output,
+        rules.report.output,

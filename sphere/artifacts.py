@@ -1,0 +1,198 @@
+"""Files that know what made them: atomic writes, digests, and provenance that a consumer checks.
+
+One rule for every artefact, whatever its kind: ``folder/name`` has its provenance in ``folder/provenance/name.json``,
+
+    sha256      digest of the artefact itself (a folder's is over its files' names and contents)
+    code        version of sphere; libraries: versions of what computes
+    settings    everything from the configuration that the making job was given, and settings_sha256 over it
+    ancestors   every artefact it was made from, near and far: path (relative to the artefact's folder) -> sha256
+
+``verify`` refuses an artefact that is not the one its provenance describes; ``lineage`` refuses inputs that were made
+from different versions of the same ancestor. Both name both sides. No torch import.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import sphere
+from sphere.errors import InputError
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "pandas", "matplotlib", "snakemake")
+SHORT = 12
+"""Hex digits of a digest that a message shows."""
+
+
+class StaleArtifact(InputError):  # noqa: N818 (a state of a file, not a failure)
+    """An artefact is not the one its provenance, or another artefact's, speaks of."""
+
+
+@contextmanager
+def write_atomically(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in ``path``'s folder; it becomes ``path`` if the block succeeds, else it goes.
+
+    A reader sees the old file or the whole new one, never half of it. The folder is made if need be.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(value: Any, path: str | Path) -> None:
+    """Write ``value`` as indented JSON, key order kept; NaN and infinity are refused."""
+    with write_atomically(path) as temporary:
+        text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file; InputError in one line if it is not there or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error.msg}, line {error.lineno})") from None
+
+
+def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write ``frame`` without its index; floats in the shortest form that reads back to the same number."""
+    with write_atomically(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def digest(path: str | Path) -> str:
+    """sha256 of a file's content, or of a folder's relative file names and contents, hidden files aside."""
+    path = Path(path)
+    if path.is_dir():
+        names = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
+        shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+        return config_digest([[str(name), digest(path / name)] for name in shown])
+    if not path.exists():
+        raise InputError(f"{path} is not there")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def config_digest(value: Any) -> str:
+    """sha256 of ``value`` as canonical JSON: key order and the kind of sequence make no difference."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sidecar(path: str | Path) -> Path:
+    """Where the provenance of ``path`` lies."""
+    path = Path(path)
+    return path.parent / "provenance" / f"{path.name}.json"
+
+
+def provenance(path: str | Path) -> dict[str, Any]:
+    """The recorded provenance of an artefact; StaleArtifact if it has none."""
+    if not sidecar(path).exists():
+        raise StaleArtifact(f"{path} has no provenance ({sidecar(path)}): delete it and make it again")
+    record: dict[str, Any] = read_json(sidecar(path))
+    return record
+
+
+def record(path: str | Path, *, settings: Mapping[str, Any], ancestors: Mapping[Path, str]) -> None:
+    """Write the provenance of the finished artefact ``path``.
+
+    ``ancestors`` maps absolute paths to digests, as ``lineage`` returns them.
+    """
+    path = Path(path)
+    here = path.resolve().parent
+    near = {os.path.relpath(ancestor, here): sha for ancestor, sha in ancestors.items()}
+    write_json(
+        {
+            "sha256": digest(path),
+            "code": sphere.__version__,
+            "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
+            "settings": dict(settings),
+            "settings_sha256": config_digest(settings),
+            "ancestors": dict(sorted(near.items())),
+        },
+        sidecar(path),
+    )
+
+
+def _version(library: str) -> str | None:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def verify(path: str | Path) -> dict[str, Any]:
+    """The provenance of ``path``, having made sure that ``path`` is what it describes (StaleArtifact if not)."""
+    recorded, found = provenance(path), digest(path)
+    if recorded["sha256"] != found:
+        raise StaleArtifact(
+            f"{path} is {found[:SHORT]} but its provenance describes {recorded['sha256'][:SHORT]}: "
+            "it was changed after it was made; delete it and make it again"
+        )
+    return recorded
+
+
+def lineage(artefacts: Iterable[str | Path], *, sources: Iterable[str | Path] = ()) -> dict[Path, str]:
+    """Every artefact that these were made from, themselves included: absolute path -> sha256.
+
+    ``artefacts`` are verified against their provenance; ``sources`` are a user's own files, which have none.
+    StaleArtifact where two artefacts disagree on a common ancestor.
+    """
+    known: dict[Path, str] = {}
+    witness: dict[Path, str] = {}
+
+    def learn(path: Path, sha: str, source: str) -> None:
+        if known.setdefault(path, sha) != sha:
+            raise StaleArtifact(
+                f"{source} was made with {path.name} {sha[:SHORT]}, but {witness[path]} with {known[path][:SHORT]}: "
+                f"delete the older of the two and make it again ({path})"
+            )
+        witness.setdefault(path, source)
+
+    for source in map(Path, sources):
+        learn(source.resolve(), digest(source), f"this job ({source})")
+    for artefact in map(Path, artefacts):
+        recorded = verify(artefact)
+        learn(artefact.resolve(), recorded["sha256"], f"this job ({artefact})")
+        for relative, sha in recorded["ancestors"].items():
+            learn(Path(os.path.normpath(artefact.resolve().parent / relative)), sha, str(artefact))
+    return known
+
+
+def same_settings(path: str | Path, settings: Mapping[str, Any], *, except_for: Iterable[str] = ()) -> None:
+    """Refuse to continue ``path`` under other settings than it was made with; StaleArtifact names the first that differs."""
+    free = set(except_for)
+    recorded = provenance(path)["settings"]
+    for key in sorted((recorded.keys() | settings.keys()) - free):
+        if config_digest(recorded.get(key)) != config_digest(settings.get(key)):
+            raise StaleArtifact(
+                f"{path} was made with {key} = {recorded.get(key)!r}, this job has {settings.get(key)!r}: "
+                "restore the setting, or delete the file and make it again"
+            )

@@ -1,0 +1,42 @@
+"""Token rows in micro-batches under a budget of padded tokens, which out-of-memory errors halve."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+
+import torch
+
+DEFAULT_TOKEN_BUDGET = 8192
+"""Padded tokens in one forward pass."""
+
+
+def run_in_batches(lengths: Sequence[int], run: Callable[[list[int]], None], *, token_budget: int) -> None:
+    """Call ``run`` on lists of row indices, longest rows first, so that rows x longest row <= ``token_budget``.
+
+    ``run`` must store its own results, since a batch that runs out of memory is run again in halves. One row is always
+    tried, whatever the budget; a single row that does not fit raises the out-of-memory error it met.
+    """
+    if token_budget < 1:
+        raise ValueError(f"token_budget {token_budget} must be at least 1")
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        longest = lengths[order[start]]
+        batch = order[start : start + max(1, token_budget // max(1, longest))]
+        try:
+            run(batch)
+        except RuntimeError as error:
+            if len(batch) == 1 or not _is_out_of_memory(error):
+                raise
+            token_budget = len(batch) * longest // 2
+        else:
+            start += len(batch)
+            continue
+        gc.collect()  # outside the except block, where the error still holds the failed batch's tensors
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,528 @@
+"""A study's whole configuration: read from YAML, merged, validated, frozen. No torch import.
+
+``load_study`` reads ``studies/NAME.yaml`` and the ``models/*.yaml`` it names and returns one ``Study``. Every mistake is an
+``InputError`` of one line: the file, the key, and the nearest valid name. config/README.md documents every key, and
+workflow/schemas/ holds the same as JSON Schema; both are checked against this file by tests.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sphere.errors import InputError
+from sphere.methods import nearest, resolve
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+"""A name that is also a folder's."""
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Hyperparameters = dict[str, float | int | bool | str | None]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown key is answered with the nearest valid one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            for key in data:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}{nearest(str(key), cls.model_fields)}")
+        return data
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON-able values, as they travel through Snakemake's ``params``."""
+        return self.model_dump(mode="json")
+
+
+class WorldSettings(Settings):
+    """The embedded fictional world."""
+
+    seed: int = 0
+    """Seed of people, facts, corpus and task items."""
+    people: Positive = 400
+    """People whose facts the edit streams change."""
+    edits_per_person: Annotated[int, Field(ge=1, le=4)] = 1
+    """Facts of a person that may be edited; times ``people``, the longest possible stream."""
+    tuning_people: Count = 60
+    """Held-out people whose facts only tuning changes."""
+    qa_people: Positive = 40
+    """People whose facts nobody changes; they carry the open-domain questions."""
+    documents: Positive = 60_000
+    """Documents in the training corpus."""
+    corpus_shares: tuple[float, float, float, float, float] = (0.5, 0.3, 0.07, 0.06, 0.07)
+    """Parts of biographies, questions, reasoning, NLI and closed-domain QA among the documents."""
+    named_share: Share = 0.5
+    """How often a biography repeats the name where a pronoun would do."""
+    task_items: Positive = 200
+    """Test items of each general-ability task."""
+
+    @property
+    def longest_stream(self) -> int:
+        """Edits that the test people allow."""
+        return self.people * self.edits_per_person
+
+    @property
+    def longest_tuning(self) -> int:
+        """Edits that the tuning people allow."""
+        return self.tuning_people * self.edits_per_person
+
+
+class TrainingSettings(Settings):
+    """The small Llama-architecture model and how it is trained on the world's corpus."""
+
+    vocabulary: Positive = 2048
+    """Tokens of the byte-level BPE vocabulary."""
+    width: Positive = 128
+    """Hidden size."""
+    inner: Positive = 768
+    """Size of the MLP's inner layer: the length of a key."""
+    depth: Positive = 6
+    """Layers."""
+    heads: Positive = 4
+    embedding_std: Rate = 1.0
+    """Standard deviation of the (untied) token embeddings at the start."""
+    output_scale: Rate = 0.1
+    """Factor on the initial output projections."""
+    length: Positive = 80
+    """Tokens in a training row."""
+    batch_size: Positive = 32
+    """Rows in a step."""
+    steps: Positive = 1500
+    lr: Rate = 2e-3
+    """AdamW's peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    warmup: Count = 20
+    """Steps of linear warm-up."""
+    decay_share: Share = 0.5
+    """Share of the steps, at the end, over which the rate falls to zero."""
+    report_every: Positive = 100
+    """Steps between rows of training.csv."""
+    seed: int = 0
+    """Seed of initialisation and of the order of the rows."""
+
+
+class WorldSource(Settings):
+    """A model that the study trains on its own world."""
+
+    kind: Literal["world"]
+    training: TrainingSettings = TrainingSettings()
+
+
+class HubSource(Settings):
+    """A model of the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    id: str
+    """Such as meta-llama/Meta-Llama-3-8B-Instruct."""
+    revision: str
+    """Commit, tag or branch; a commit makes the download reproducible."""
+
+
+class PathSource(Settings):
+    """A model folder of your own in Hugging Face's layout."""
+
+    kind: Literal["path"]
+    path: Path
+
+
+class ValueSettings(Settings):
+    """Optimisation of the target values z (docs/methods, step 2)."""
+
+    lr: Rate = 0.5
+    """Adam's learning rate."""
+    steps: Positive = 25
+    """Gradient steps at most."""
+    clamp_norm_factor: Rate = 0.75
+    """Longest step away from the clean hidden state, as a factor of its norm."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.5
+    kl_factor: Annotated[float, Field(ge=0)] = 0.0625
+    """Weight of the divergence on "{subject} is a"."""
+    stop_loss: Annotated[float, Field(ge=0)] = 0.05
+    """A request whose loss is below this is finished."""
+
+
+class ContextSettings(Settings):
+    """Prefixes sampled once from the unedited model, before which a fact is optimised to hold."""
+
+    count: Count = 5
+    """Sampled prefixes beside the empty one."""
+    length: Positive = 10
+    """Tokens in a prefix."""
+    seed: int = 0
+
+
+class StatisticsSettings(Settings):
+    """Key second moments C = E[k k^T] over a corpus."""
+
+    documents: Positive = 100_000
+    """Documents of the corpus that are read, from its start."""
+    max_length: Positive = 512
+    """Tokens of a document that are read."""
+    probe_keys: Count = 256
+    """Keys of the last documents that are kept out of C, to measure perturbations of the output on."""
+    token_budget: Positive = 8192
+    """Tokens in a forward pass; changes speed and memory only."""
+
+
+class ComputeSettings(Settings):
+    """What one job on this model asks of a machine."""
+
+    gpu: Count = 0
+    """GPUs a job takes."""
+    mem_mb: Positive = 3000
+    """Memory in MiB at the first attempt; each retry asks for that much more."""
+    runtime: Positive = 60
+    """Minutes at the first attempt; each retry asks for that much more."""
+
+
+class EditSettings(Settings):
+    """The part of a model's settings that an edit depends on."""
+
+    layers: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Edited layers, ascending; the values are optimised at the last."""
+    dtype: str | None = None
+    """Precision of the model in memory (float32, bfloat16, ...); null keeps the checkpoint's own."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    values: ValueSettings = ValueSettings()
+
+
+class ModelConfig(EditSettings):
+    """config/models/NAME.yaml: a base model, where to edit it, and hyperparameters that belong to it."""
+
+    name: Name
+    """Its folder under results/, and the name in tables."""
+    source: Annotated[WorldSource | HubSource | PathSource, Field(discriminator="kind")]
+    contexts: ContextSettings = ContextSettings()
+    statistics: StatisticsSettings = StatisticsSettings()
+    methods: dict[str, Hyperparameters] = {}
+    """Hyperparameters by method, over the method's own defaults."""
+    tuning_grid: dict[str, dict[str, tuple[float | int | bool | str, ...]]] = {}
+    """By method: the values that tuning tries of each hyperparameter."""
+    resources: ComputeSettings = ComputeSettings()
+
+    @model_validator(mode="after")
+    def _ascending(self) -> ModelConfig:
+        if list(self.layers) != sorted(set(self.layers)):
+            raise ValueError(f"layers must ascend without repeats: {list(self.layers)}")
+        if isinstance(self.source, WorldSource) and self.layers[-1] >= self.source.training.depth:
+            raise ValueError(f"layers: {self.layers[-1]} is beyond the last layer, {self.source.training.depth - 1}")
+        return self
+
+    def load_settings(self) -> dict[str, Any]:
+        """How the model is loaded: keyword arguments of ``sphere.models.load``."""
+        return {"device": self.device, "dtype": self.dtype}
+
+    def edit_settings(self) -> EditSettings:
+        """The slice of these settings that an edit depends on."""
+        return EditSettings(**{key: getattr(self, key) for key in EditSettings.model_fields})
+
+
+class DatasetConfig(Settings):
+    """Where a dataset's edit records come from; their schema is told from the records."""
+
+    source: Literal["world", "download", "path"]
+    """The study's own world, a row of config/sources.tsv, or a file of yours."""
+    path: Path | None = None
+    """The file (source: path)."""
+    item: str | None = None
+    """The row of config/sources.tsv (source: download)."""
+    references: str | None = None
+    """Reference texts for consistency: a row of sources.tsv or a file, as the source is; a world has its own."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> DatasetConfig:
+        needed = {"world": None, "download": "item", "path": "path"}[self.source]
+        for key in ("item", "path"):
+            if (getattr(self, key) is not None) != (key == needed):
+                raise ValueError(f"source: {self.source} " + (f"needs {key}" if key == needed else f"takes no {key}"))
+        return self
+
+
+class TaskSettings(Settings):
+    """General ability, scored by lm-evaluation-harness."""
+
+    names: Annotated[tuple[str, ...], Field(min_length=1)]
+    """The world's own (world_reasoning, ...) or the harness's (gsm8k, rte, nq_open, boolq, ...)."""
+    limit: Positive | None = None
+    """Items of each task, from its start; null takes all."""
+    fewshot: Count = 0
+    """Solved examples before an item."""
+
+
+class GenerationSettings(Settings):
+    """Free generations, for fluency and consistency."""
+
+    records: Positive | None = 50
+    """Records that get generations, evenly spread over the stream; null gives all of them some."""
+    length: Positive = 100
+    """Tokens of prompt and continuation together."""
+    family: bool = True
+    """Whether the generation family of editing metrics is measured too."""
+
+
+class TuningSettings(Settings):
+    """Hyperparameter search on held-out records, the same budget for every method."""
+
+    trials: Positive = 6
+    """Settings tried of each method."""
+    edits: Positive = 60
+    """Held-out edits in a trial."""
+    seed: int = 0
+
+
+class CorpusSettings(Settings):
+    """Natural text from the Hugging Face hub, for the key statistics of models that are not the world's."""
+
+    id: str
+    """Such as wikimedia/wikipedia."""
+    subset: str | None = None
+    """Such as 20231101.en."""
+    revision: str
+    column: str = "text"
+
+
+class StudyConfig(Settings):
+    """config/studies/NAME.yaml: models x datasets x methods x seeds, edited to the last checkpoint."""
+
+    name: Name
+    """Its folder under results/."""
+    description: str = ""
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of config/models/NAME.yaml."""
+    datasets: Annotated[dict[Name, DatasetConfig], Field(min_length=1)]
+    methods: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Rows of sphere/methods.yaml; NAME+sphere adds the projection to any."""
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
+    """Each seed is one order of the edit stream."""
+    batch_size: Positive = 100
+    """Edits made at once."""
+    checkpoints: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """Edits made when the state is kept and evaluated; the last is the stream's length."""
+    evaluate: Literal["stream", "checkpoint"] = "checkpoint"
+    """One evaluation job for a whole stream (small models: fewer starts) or one for each checkpoint."""
+    keep_states: bool = True
+    """Keep the edited weights of every checkpoint, or remove each once it was continued from and evaluated."""
+    energy_every: Positive = 1
+    """Batches between rows of energy.csv."""
+    tasks: TaskSettings | None = None
+    generation: GenerationSettings | None = None
+    tuning: TuningSettings | None = None
+    world: WorldSettings | None = None
+    corpus: CorpusSettings | None = None
+    threads: Positive = 2
+    """Threads of training; part of the result, since the order of sums depends on it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyConfig:
+        for key in ("models", "methods", "seeds", "checkpoints"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key}: {list(values)} repeats a value")
+        if list(self.checkpoints) != sorted(self.checkpoints):
+            raise ValueError(f"checkpoints must ascend: {list(self.checkpoints)}")
+        for edits in self.checkpoints:
+            if edits % self.batch_size:
+                raise ValueError(f"checkpoints: {edits} is not a multiple of batch_size {self.batch_size}")
+        for dataset, settings in self.datasets.items():
+            if settings.source == "world" and self.world is None:
+                raise ValueError(f"datasets.{dataset}: source: world needs the study to have a world")
+            if settings.source == "world" and dataset not in ("counterfact", "zsre"):
+                raise ValueError(f"datasets: a world has no {dataset!r}{nearest(dataset, ('counterfact', 'zsre'))}")
+        if self.tuning is not None and self.world is None:
+            raise ValueError("tuning needs a world, whose held-out records it edits")
+        if self.world is not None:
+            self._within(self.world)
+        return self
+
+    def _within(self, world: WorldSettings) -> None:
+        """The world holds as many edits as are asked of it."""
+        streamed = self.edits if any(each.source == "world" for each in self.datasets.values()) else 0
+        for what, wanted, people in (
+            ("checkpoints", streamed, "people"),
+            ("tuning.edits", self.tuning.edits if self.tuning else 0, "tuning_people"),
+        ):
+            there = getattr(world, people) * world.edits_per_person
+            if wanted > there:
+                raise ValueError(f"{what}: {wanted} edits, but world.{people} x edits_per_person is {there}")
+
+    @property
+    def edits(self) -> int:
+        """Length of the edit stream."""
+        return self.checkpoints[-1]
+
+
+class Study(Settings):
+    """A study with everything it names, merged and validated."""
+
+    study: StudyConfig
+    models: dict[str, ModelConfig]
+    downloads: dict[str, Download]
+
+    def layers_with_statistics(self, model: ModelConfig) -> list[int]:
+        """Layers whose key statistics the study needs: the edited ones, and those a method chooses for itself."""
+        chosen = (
+            resolve(method, hyperparameters=model.methods.get(method)).hyperparameters.get("layer")
+            for method in self.study.methods
+        )
+        return sorted({*model.layers, *(layer for layer in chosen if layer is not None)})
+
+
+class Download(Settings):
+    """One row of config/sources.tsv."""
+
+    name: Name
+    url: str
+    revision: str
+    bytes: int | None
+    """Length; empty where nobody has fetched it for this project yet."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    licence: str
+
+
+Model = TypeVar("Model", bound=Settings)
+
+
+def load_study(study: str | Path, *, root: Path = Path("config")) -> Study:
+    """The study called ``study`` under ``root``/studies, or the one in the YAML file ``study``.
+
+    A file's models and sources are looked up beside its own folder: ``X/studies/mine.yaml`` uses ``X/models``.
+    Raises InputError on anything wrong anywhere in it.
+    """
+    path = Path(study)
+    if path.suffix in (".yaml", ".yml"):
+        root = path.parent.parent
+    else:
+        path = _named(root / "studies", str(study), "study")
+    config = _parse(StudyConfig, path)
+    files = {name: _named(root / "models", name, f"{path}: models") for name in config.models}
+    models = {name: _parse(ModelConfig, file) for name, file in files.items()}
+    for name, model in models.items():
+        if model.name != name:
+            raise InputError(f"{files[name]}: name is {model.name!r}: make it {name!r}, as the file is called")
+        _check_model(files[name], model, config)
+    whole = Study(study=config, models=models, downloads=load_downloads(root / "sources.tsv"))
+    _check_methods(path, whole)
+    _check_files(path, whole)
+    return whole
+
+
+def load_downloads(path: Path) -> dict[str, Download]:
+    """The rows of sources.tsv by name."""
+    if not path.is_file():
+        raise InputError(f"{path} is not there: it lists every download")
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [{key: value or None for key, value in row.items()} for row in csv.DictReader(file, delimiter="\t")]
+    return {download.name: download for download in (_validate(Download, row, str(path)) for row in rows)}
+
+
+def _named(folder: Path, name: str, what: str) -> Path:
+    """``folder``/name.yaml, or InputError with the nearest name there is."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = [each.stem for each in folder.glob("*.yaml")]
+        raise InputError(f"{what} {name!r} is not in {folder}{nearest(name, known)}")
+    return path
+
+
+def _parse(kind: type[Model], path: Path) -> Model:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is not there") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path} holds no settings: see config/README.md")
+    return _validate(kind, data, str(path))
+
+
+def _validate(kind: type[Model], data: Any, where: str) -> Model:
+    """``data`` as settings; pydantic's first complaint becomes one line."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        text = problem["msg"].removeprefix("Value error, ")
+        given = "" if problem["type"] in ("value_error", "missing") else f" (got {problem['input']!r})"
+        raise InputError(f"{where}: {f'{key}: ' if key else ''}{text[0].lower()}{text[1:]}{given}") from None
+
+
+def _check_model(path: Path, model: ModelConfig, study: StudyConfig) -> None:
+    if isinstance(model.source, WorldSource) and study.world is None:
+        raise InputError(f"{path}: source.kind: world needs study {study.name!r} to have a world")
+    if not isinstance(model.source, WorldSource) and study.corpus is None and study.world is None:
+        raise InputError(
+            f"study {study.name!r}: model {model.name!r} needs a corpus for its statistics: add the key corpus"
+        )
+    if isinstance(model.source, PathSource) and not (model.source.path / "config.json").is_file():
+        raise InputError(f"{path}: source.path: {model.source.path} is not a model folder (no config.json)")
+    if model.dtype is not None and not re.fullmatch(r"float(16|32|64)|bfloat16", model.dtype):
+        raise InputError(
+            f"{path}: dtype: {model.dtype!r}{nearest(model.dtype, ('float32', 'bfloat16', 'float16', 'float64'))}"
+        )
+
+
+def _check_methods(path: Path, whole: Study) -> None:
+    """Every method of every model resolves under its settings, and tuning has a grid big enough."""
+    for method in whole.study.methods:
+        _resolved(f"{path}: methods", method, {})
+    for name, model in whole.models.items():
+        for method, hyperparameters in model.methods.items():
+            _resolved(f"models/{name}.yaml: methods", method, hyperparameters)
+        for method, grid in model.tuning_grid.items():
+            for key, values in grid.items():
+                for value in values:
+                    _resolved(f"models/{name}.yaml: tuning_grid", method, {key: value})
+        if whole.study.tuning is None:
+            continue
+        for method in whole.study.methods:
+            size = 1
+            for values in model.tuning_grid.get(method, {}).values():
+                size *= len(values)
+            if size < whole.study.tuning.trials:
+                raise InputError(
+                    f"models/{name}.yaml: tuning_grid of {method!r} has {size} settings, but {path} tries "
+                    f"{whole.study.tuning.trials} of every method: add values"
+                )
+
+
+def _resolved(where: str, method: str, hyperparameters: Mapping[str, Any]) -> None:
+    try:
+        resolve(method, hyperparameters=hyperparameters)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
+def _check_files(path: Path, whole: Study) -> None:
+    for name, dataset in whole.study.datasets.items():
+        where = f"{path}: datasets.{name}"
+        if dataset.path is not None and not dataset.path.is_file():
+            raise InputError(f"{where}.path: {dataset.path} is not there")
+        for key in ("item", "references") if dataset.source == "download" else ():
+            value = getattr(dataset, key)
+            if value is not None and value not in whole.downloads:
+                raise InputError(
+                    f"{where}.{key}: {value!r} is not a row of sources.tsv{nearest(value, whole.downloads)}"
+                )
+        if dataset.source == "path" and dataset.references is not None and not Path(dataset.references).is_file():
+            raise InputError(f"{where}.references: {dataset.references} is not there")
+        if dataset.source == "world" and dataset.references is not None:
+            raise InputError(f"{where}.references: a world has its own: leave the key out")
+
+
+Study.model_rebuild()

@@ -1,0 +1,274 @@
+"""CounterFact and zsRE records -> ``EditRequest``: the one place that knows the datasets' own schemas.
+
+CounterFact and multi-CounterFact (Meng et al. 2022, 2023) keep a rewrite template with ``{}`` for the subject; zsRE
+(the evaluation split of Mitchell et al. 2022) keeps whole questions. The schema is told from a record's keys, never
+from a file's name. No text is ever passed through ``str.format``: real prompts hold stray braces.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sphere.errors import InputError
+
+Key = tuple[str, str]
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A prompt with the answer it should keep giving."""
+
+    prompt: str
+    target: str
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One fact to write into the model, with everything its evaluation asks."""
+
+    case_id: int
+    subject: str
+    """As it stands in ``prompt``."""
+    prompt: str
+    """The rewrite prompt with its subject in place and no trailing space."""
+    subject_start: int
+    """Character offset of the subject in ``prompt``."""
+    target_new: str
+    """The new object, without surrounding space."""
+    target_true: str | None
+    """The old object; None where the dataset names none (zsRE)."""
+    paraphrases: tuple[str, ...] = ()
+    neighborhood: tuple[Probe, ...] = ()
+    """CounterFact: prompts about other subjects that share the old object. zsRE: one unrelated question."""
+    generation_prompts: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
+    """Texts about things that share the new object, for consistency; often empty."""
+    relation: str | None = None
+
+    @property
+    def subject_end(self) -> int:
+        """Character offset in ``prompt`` just past the subject."""
+        return self.subject_start + len(self.subject)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The requests of a file in its order, and the records that cannot be used with the reason."""
+
+    requests: tuple[EditRequest, ...]
+    skipped: tuple[tuple[int, str], ...]
+
+
+def load_requests(path: str | Path, *, references: str | Path | None = None) -> Loaded:
+    """Read a JSON list of CounterFact, multi-CounterFact or zsRE records.
+
+    ``references`` is a file in the schema of ROME's ``attribute_snippets.json``: a list of
+    ``{"relation_id", "target_id", "samples": [{"text"}, ...]}``, or the same nested as
+    ``{relation: {object: samples}}``; it is matched on a record's relation and new object.
+    Raises InputError, in one line that names file, record and fix, for anything malformed; a well-formed record that
+    cannot be edited (its subject is not in its prompt, its two targets agree) is skipped with a reason.
+    """
+    records = _records(_read_json(path), path)
+    texts = {} if references is None else _read_references(references)
+    schemas = {_schema(record, _where(path, i, record)) for i, record in enumerate(records)}
+    if len(schemas) > 1:
+        raise InputError(f"{path}: CounterFact and zsRE records are mixed: put each schema in a file of its own")
+    parse = _counterfact if schemas == {"counterfact"} else _zsre
+    requests: list[EditRequest] = []
+    skipped: list[tuple[int, str]] = []
+    for i, record in enumerate(records):
+        case_id = _case_id(record, i, _where(path, i, record))
+        parsed = parse(record, case_id, _where(path, i, record), texts)
+        if isinstance(parsed, str):
+            skipped.append((case_id, parsed))
+        else:
+            requests.append(parsed)
+    if not requests:
+        raise InputError(f"{path}: none of its {len(records)} records is usable; the first: {skipped[0][1]}")
+    return Loaded(tuple(requests), tuple(skipped))
+
+
+def validate_batch(requests: Sequence[EditRequest]) -> None:
+    """Refuse a batch no single update can satisfy: repeated case ids, or one prompt with two new targets."""
+    cases: set[int] = set()
+    prompts: dict[str, EditRequest] = {}
+    for request in requests:
+        if request.case_id in cases:
+            raise InputError(f"case {request.case_id} appears twice in one batch: give every record its own case_id")
+        cases.add(request.case_id)
+        first = prompts.setdefault(request.prompt, request)
+        if first.target_new != request.target_new:
+            raise InputError(
+                f"cases {first.case_id} and {request.case_id} contradict each other in one batch: {request.prompt!r} "
+                f"is to be both {first.target_new!r} and {request.target_new!r}: drop one or put it in another batch"
+            )
+
+
+def _counterfact(record: Record, case_id: int, where: str, references: dict[Key, tuple[str, ...]]) -> EditRequest | str:
+    rewrite = record["requested_rewrite"]
+    if not isinstance(rewrite, dict):
+        raise InputError(f'{where}: "requested_rewrite" is not an object: it must hold prompt, subject and target_new')
+    inside = f"{where}, requested_rewrite"
+    template = _text(rewrite, "prompt", inside, strip=False).rstrip()
+    subject = _text(rewrite, "subject", inside)
+    if template.count("{}") != 1:
+        raise InputError(f'{inside}: prompt {template!r} must hold "{{}}" exactly once, where its subject goes')
+    target_new = _object(rewrite, "target_new", inside)
+    target_true = _object(rewrite, "target_true", inside) if rewrite.get("target_true") is not None else None
+    if target_new == target_true:
+        return "the new target is the true one"
+    near = _texts(record, "neighborhood_prompts", where)
+    if near and target_true is None:
+        raise InputError(f'{inside}: no "target_true", which neighborhood_prompts need: add it or drop them')
+    start = template.index("{}")
+    relation = rewrite.get("relation_id")
+    return EditRequest(
+        case_id=case_id,
+        subject=subject,
+        prompt=template[:start] + subject + template[start + 2 :],
+        subject_start=start,
+        target_new=target_new,
+        target_true=target_true,
+        paraphrases=_texts(record, "paraphrase_prompts", where),
+        neighborhood=tuple(Probe(prompt, target_true or "") for prompt in near),
+        generation_prompts=_texts(record, "generation_prompts", where),
+        references=references.get((str(relation), str(rewrite["target_new"].get("id"))), ()),
+        relation=None if relation is None else str(relation),
+    )
+
+
+def _zsre(record: Record, case_id: int, where: str, _references: dict[Key, tuple[str, ...]]) -> EditRequest | str:
+    prompt = _text(record, "src", where, strip=False).rstrip()
+    subject = _text(record, "subject", where)
+    answers = _texts(record, "answers", where)
+    if not answers:
+        raise InputError(f'{where}: "answers" is empty: give at least one answer')
+    start = prompt.find(subject)
+    if start < 0:
+        found = re.search(re.escape(subject), prompt, re.IGNORECASE)
+        if found is None:
+            return "subject not in prompt"
+        start, subject = found.start(), found.group()
+    neighborhood: tuple[Probe, ...] = ()
+    if "loc" in record or "loc_ans" in record:
+        question = _text(record, "loc", where)
+        neighborhood = (Probe(question if question.endswith("?") else question + "?", _text(record, "loc_ans", where)),)
+    return EditRequest(
+        case_id=case_id,
+        subject=subject,
+        prompt=prompt,
+        subject_start=start,
+        target_new=answers[0].strip(),
+        target_true=None,
+        paraphrases=(_text(record, "rephrase", where, strip=False).rstrip(),) if "rephrase" in record else (),
+        neighborhood=neighborhood,
+    )
+
+
+def _read_json(path: str | Path) -> Any:
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
+    if not text.strip():
+        raise InputError(f"{path} is empty: it must hold a JSON list of records")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON (line {error.lineno}: {error.msg}): check it there") from error
+
+
+def _records(content: Any, path: str | Path) -> list[Record]:
+    """``content`` if it is a list of JSON objects; InputError for every way it can fail to be one."""
+    if not isinstance(content, list):
+        raise InputError(f"{path} holds a JSON {type(content).__name__}: put its records in a list [...]")
+    if not content:
+        raise InputError(f"{path} is an empty list: give at least one record")
+    for i, record in enumerate(content):
+        if not isinstance(record, dict):
+            raise InputError(f"{path}: record {i} is a JSON {type(record).__name__}: every record must be an object")
+    return content
+
+
+def _read_references(path: str | Path) -> dict[Key, tuple[str, ...]]:
+    """Reference texts of every (relation, object id)."""
+    content = _read_json(path)
+    if isinstance(content, dict) and all(isinstance(objects, dict) for objects in content.values()):
+        content = [
+            {"relation_id": relation, "target_id": target, "samples": samples}
+            for relation, objects in content.items()
+            for target, samples in objects.items()
+        ]
+    found: dict[Key, tuple[str, ...]] = {}
+    for i, entry in enumerate(_records(content, path)):
+        where = f"{path}: record {i}"
+        key = _text(entry, "relation_id", where), _text(entry, "target_id", where)
+        samples = entry.get("samples")
+        if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
+            raise InputError(f'{where}: "samples" must be a list of objects, each with a "text"')
+        found[key] = found.get(key, ()) + tuple(_text(sample, "text", where) for sample in samples)
+    return found
+
+
+def _schema(record: Record, where: str) -> str:
+    if "requested_rewrite" in record:
+        return "counterfact"
+    if "src" in record and "answers" in record:
+        return "zsre"
+    raise InputError(
+        f'{where} is neither CounterFact (no "requested_rewrite") nor zsRE (no "src" with "answers"): add a key'
+    )
+
+
+def _where(path: str | Path, index: int, record: Record) -> str:
+    case = record.get("case_id")
+    return f"{path}: record {index}" + ("" if case is None else f" (case {case})")
+
+
+def _case_id(record: Record, index: int, where: str) -> int:
+    """The record's own id, or its place in the file (zsRE has none)."""
+    case = record.get("case_id", index)
+    if not isinstance(case, int) or isinstance(case, bool):
+        raise InputError(f"{where}: case_id {case!r} is not an integer: use one or leave the key out")
+    return case
+
+
+def _checked(value: Any, name: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: {name} is {type(value).__name__}, not text: quote it")
+    if not value.strip():
+        raise InputError(f"{where}: {name} is empty: give at least one visible character")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InputError(f"{where}: {name} holds half of a surrogate pair: no tokenizer takes it, write the character")
+    return value
+
+
+def _text(holder: Record, key: str, where: str, *, strip: bool = True) -> str:
+    if key not in holder:
+        raise InputError(f'{where}: no "{key}": add it')
+    text = _checked(holder[key], f'"{key}"', where)
+    return text.strip() if strip else text
+
+
+def _object(rewrite: Record, key: str, where: str) -> str:
+    """CounterFact's ``{"str": ..., "id": ...}``, without surrounding space."""
+    value = rewrite.get(key)
+    if not isinstance(value, dict):
+        raise InputError(f'{where}: no "{key}" object: write it as {{"str": "...", "id": "..."}}')
+    return _text(value, "str", f"{where}, {key}")
+
+
+def _texts(record: Record, key: str, where: str) -> tuple[str, ...]:
+    """A list of prompts, which may be missing; trailing space goes, since a target brings its own."""
+    values = record.get(key, [])
+    if not isinstance(values, list):
+        raise InputError(f'{where}: "{key}" is {type(values).__name__}, not a list: put it in [...]')
+    return tuple(_checked(value, f'"{key}"[{i}]', where).rstrip() for i, value in enumerate(values))

@@ -1,0 +1,202 @@
+"""Figures of scores: general ability and editing along the stream, plug-and-play bars, eta-alpha maps, training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import NDArray
+
+from sphere.figures.panels import band, combinations, empty, panel_title
+from sphere.style import COLUMN, PAGE, drawing, fit_integers, grid, legend_above, look, say_nothing_to_draw
+from sphere.tables.layout import (
+    METRICS,
+    PRE_EDITED,
+    ability_label,
+    family_label,
+    family_of,
+    method_label,
+    ordered_methods,
+    projected_pairs,
+)
+from sphere.tables.stream import family_rank
+
+
+def general_ability(by_method: pd.DataFrame, stem: Path) -> None:
+    """Score of each task family against edits made, one line a method; dashed, the model before any edit.
+
+    `by_method` is general_ability_by_method.
+    """
+    families = sorted(by_method["family"].unique(), key=family_rank)
+    titles = {family: ability_label(family) for family in families}
+    _curves(by_method, "family", titles, "Score (%)", stem, "no general-ability score")
+
+
+def editing_curves(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str, str] | None = None) -> None:
+    """The dataset's family of editing metrics against edits made, one line a method, one panel a metric."""
+    wanted = [(families or {}).get(dataset, family_of(dataset)) for dataset in by_method["dataset"]]
+    kept = by_method[(by_method["metric_family"] == wanted) & by_method["metric"].isin(METRICS)]
+    titles = {metric: metric.capitalize() for metric in METRICS if metric in set(kept["metric"])}
+    _curves(kept, "metric", titles, "Accuracy over all edits made (%)", stem, "no editing metric")
+
+
+def _curves(by_method: pd.DataFrame, key: str, titles: Mapping[str, str], unit: str, stem: Path, reason: str) -> None:
+    edited = by_method[by_method["method"] != PRE_EDITED]
+    found = combinations(edited)
+    if not found:
+        return say_nothing_to_draw(stem, reason)
+    shown = by_method.assign(value=100 * by_method["mean"], value_low=100 * by_method["ci_low"],
+                             value_high=100 * by_method["ci_high"])  # fmt: skip
+    width = max(COLUMN, PAGE * min(1.0, len(titles) / 4 + 0.2))
+    with drawing(stem, width=width, height=0.15 + 1.85 * len(found)) as figure:
+        axes = grid(figure, len(found), len(titles))
+        for line, (model, dataset) in zip(axes, found, strict=True):
+            own = shown[(shown["model"] == model) & (shown["dataset"] == dataset)]
+            for axis, (name, title) in zip(line, titles.items(), strict=True):
+                _curve_panel(axis, own[own[key] == name])
+                axis.set_title(title if len(found) == 1 else f"{title}\n{panel_title(model, dataset)}", loc="left")
+        figure.supxlabel("Edits made", fontsize=7)
+        figure.supylabel(unit, fontsize=7)
+        legend_above(figure, list(axes.flat))
+
+
+def _curve_panel(axis: Axes, own: pd.DataFrame) -> None:
+    own = own[np.isfinite(own["value"])]
+    if own.empty:
+        return empty(axis)
+    for method in ordered_methods(own["method"]):
+        line = own[own["method"] == method]
+        if method == PRE_EDITED:
+            style = look(method)
+            axis.axhline(
+                float(line["value"].iloc[0]), color=style.colour, linestyle=style.dash, linewidth=0.9, label=style.label
+            )
+        else:
+            band(axis, line, "value", look(method))
+    edited = own[own["method"] != PRE_EDITED]
+    if len(edited):
+        fit_integers(axis, edited["edits"])
+    top = max(1.0, axis.get_ylim()[1])
+    axis.set_ylim(-0.04 * top, top)
+
+
+def plug_and_play(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str, str] | None = None) -> None:
+    """Each baseline without (plain) and with (hatched) the projection after the last checkpoint, one panel a metric.
+
+    `by_method` is editing_by_method; error bars are its 95 % intervals.
+    """
+    wanted = [(families or {}).get(dataset, family_of(dataset)) for dataset in by_method["dataset"]]
+    kept = by_method[(by_method["metric_family"] == wanted) & by_method["metric"].isin(METRICS)]
+    kept = kept[kept["edits"] == kept.groupby(["model", "dataset"])["edits"].transform("max")]
+    pairs = {pair: projected_pairs(kept[(kept["model"] == pair[0]) & (kept["dataset"] == pair[1])]["method"])
+             for pair in combinations(kept)}  # fmt: skip
+    found = [pair for pair, both in pairs.items() if both]
+    if not found:
+        return say_nothing_to_draw(stem, "no baseline was run both with and without the projection")
+    with drawing(stem, width=PAGE, height=0.55 + 1.9 * len(found)) as figure:
+        axes = grid(figure, len(found), len(METRICS), sharey="row")
+        for line, (model, dataset) in zip(axes, found, strict=True):
+            own = kept[(kept["model"] == model) & (kept["dataset"] == dataset)]
+            for axis, metric in zip(line, METRICS, strict=True):
+                _bars(axis, own[own["metric"] == metric], pairs[model, dataset])
+                axis.set_title(f"{metric.capitalize()}\n{panel_title(model, dataset)}", loc="left")
+            family = (families or {}).get(dataset, family_of(dataset))
+            line[0].set_ylabel(f"{family_label(family).capitalize()} (%)")
+        handles = [
+            Patch(facecolor="#BBBBBB", edgecolor="#222222", linewidth=0.6, label="without the projection"),
+            Patch(facecolor="white", edgecolor="#222222", linewidth=0.6, hatch="////", label="with the projection"),
+        ]
+        figure.legend(handles=handles, loc="outside upper center", ncols=2)
+
+
+def _bars(axis: Axes, own: pd.DataFrame, pairs: list[tuple[str, str]]) -> None:
+    axis.grid(False, axis="x")
+    for position, pair in enumerate(pairs):
+        colour = look(pair[0]).colour
+        for offset, method in zip((-0.2, 0.2), pair, strict=True):
+            row = own[own["method"] == method]
+            if row.empty or not np.isfinite(row["mean"].iloc[0]):
+                continue
+            mean, low, high = (100 * float(row[column].iloc[0]) for column in ("mean", "ci_low", "ci_high"))
+            reach = [[mean - low], [high - mean]] if np.isfinite(low) else None
+            plain: dict[str, Any] = {"color": colour, "edgecolor": "#222222"}
+            hatched: dict[str, Any] = {"color": "white", "edgecolor": colour, "hatch": "////"}
+            axis.bar(
+                position + offset, mean, 0.38, linewidth=0.6, yerr=reach, ecolor="#222222", capsize=2,
+                error_kw={"linewidth": 0.8}, **(hatched if method == pair[1] else plain),
+            )  # fmt: skip
+            axis.annotate(f"{mean:.1f}", (position + offset, high if reach else mean), xytext=(0, 2), ha="center",
+                          textcoords="offset points", fontsize=5.5)  # fmt: skip
+    axis.set_xticks(range(len(pairs)), [method_label(base) for base, _ in pairs],
+                    rotation=30 if len(pairs) > 3 else 0, ha="right" if len(pairs) > 3 else "center")  # fmt: skip
+    axis.set_xlim(-0.6, len(pairs) - 0.4)
+    axis.set_ylim(0, max(axis.get_ylim()[1], 1.0))  # all at 0 still gets an axis in percent
+
+
+def sensitivity(grids: Mapping[str, pd.DataFrame], stem: Path) -> None:
+    """Efficacy over the cumulative ratio eta (rows) and the suppression strength alpha (columns), one map a title.
+
+    Each frame has eta, alpha, efficacy (percent); equal settings are averaged, a setting not tried stays blank.
+    """
+    maps = {title: frame.dropna(subset=["eta", "alpha", "efficacy"]) for title, frame in grids.items()}
+    maps = {title: frame for title, frame in maps.items() if len(frame)}
+    if not maps:
+        return say_nothing_to_draw(stem, "no efficacy measured over eta and alpha")
+    tables = {title: frame.pivot_table(index="eta", columns="alpha", values="efficacy") for title, frame in maps.items()}
+    columns = min(2, len(tables))
+    rows = -(-len(tables) // columns)
+    with drawing(stem, width=PAGE * columns / 2, height=2.7 * rows) as figure:
+        axes = figure.subplots(rows, columns, squeeze=False)
+        for axis, (title, table) in zip(axes.flat, tables.items(), strict=False):
+            values = table.to_numpy(dtype=float)
+            image = axis.imshow(values, origin="lower", aspect="auto", cmap="cividis")
+            axis.set_xticks(range(table.shape[1]), [f"{alpha:g}" for alpha in table.columns])
+            axis.set_yticks(range(table.shape[0]), [f"{eta:g}" for eta in table.index])
+            axis.set_xlabel(r"Suppression strength $\alpha$")
+            axis.set_ylabel(r"Cumulative ratio $\eta$")
+            axis.set_title(title, loc="left")
+            _numbers(axis, values, image.norm(values))
+            figure.colorbar(image, ax=axis, label="Efficacy (%)")
+        for axis in list(axes.flat)[len(tables) :]:
+            axis.set_visible(False)
+
+
+def _numbers(axis: Axes, values: NDArray[np.float64], shade: NDArray[np.float64]) -> None:
+    for (row, column), value in np.ndenumerate(values):
+        colour = "black" if not np.isfinite(value) or shade[row, column] > 0.55 else "white"
+        said = f"{value:.1f}" if np.isfinite(value) else "–"
+        axis.text(column, row, said, ha="center", va="center", color=colour, fontsize=6.5)
+
+
+def training(curves: pd.DataFrame, stem: Path) -> None:
+    """Loss (log axis) and share of facts recalled against training steps, one column a model.
+
+    `curves` has model, step, loss (nats a token) and fact_accuracy (share; empty between measurements).
+    """
+    known = curves.dropna(subset=["step"])
+    if known.empty:
+        return say_nothing_to_draw(stem, "this study trains no model of its own")
+    models = list(known["model"].unique())
+    with drawing(stem, width=min(PAGE, COLUMN * len(models)), height=3.2) as figure:
+        axes = grid(figure, 2, len(models), sharex="col")
+        for (upper, lower), model in zip(axes.T, models, strict=True):
+            own = known[known["model"] == model].sort_values("step")
+            loss, facts = own.dropna(subset=["loss"]), own.dropna(subset=["fact_accuracy"])
+            upper.plot(loss["step"], loss["loss"], color="#0072B2")
+            if (loss["loss"] > 0).any():
+                upper.set_yscale("log")
+                upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+                upper.yaxis.set_minor_formatter(NullFormatter())
+            upper.set_title(str(model), loc="left")
+            lower.plot(facts["step"], 100 * facts["fact_accuracy"], color="#D5330E", marker="o", markersize=3)
+            lower.set_ylim(-4, 104)
+            lower.set_xlabel("Training step")
+        axes[0, 0].set_ylabel("Loss (nats a token)")
+        axes[1, 0].set_ylabel("Facts recalled (%)")

@@ -1,0 +1,280 @@
+"""Figures of hyperspherical energy: beside accuracy, its changes, Theorem 1's bound, and as an early warning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from scipy import stats
+
+from sphere.figures.panels import band, combinations, empty, panel_title
+from sphere.style import (
+    COLUMN,
+    ENERGY_LOOK,
+    METRIC_LOOKS,
+    PAGE,
+    drawing,
+    fit_integers,
+    grid,
+    legend_above,
+    look,
+    say_nothing_to_draw,
+    whole_decades,
+)
+from sphere.tables.intervals import Correlation, spearman
+from sphere.tables.layout import METRICS, method_label, ordered_methods
+from sphere.tables.trajectories import early_warnings, seed_means, steps
+
+ACROSS = 4  # panels side by side
+FILLED_ELLIPSES = 5  # with more methods than this, only outlines: fills would cover one another
+
+
+def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
+    """Figure 1: HE (right axis) and the three accuracies (left) against edits made, one panel a method.
+
+    `paths` is trajectories(); mean over seeds with its 95 % interval. Above each panel Spearman's r_s between the
+    drawn HE and each metric, with p.
+    """
+    rows = [
+        (model, dataset, methods[start : start + ACROSS])
+        for model, dataset in combinations(paths)
+        for methods in [ordered_methods(_of(paths, model, dataset)["method"])]
+        for start in range(0, len(methods), ACROSS)
+    ]
+    if not rows:
+        return say_nothing_to_draw(stem, "no checkpoint with editing metrics or energy")
+    columns = max(len(methods) for _, _, methods in rows)
+    several = len(combinations(paths)) > 1
+    with drawing(stem, width=max(COLUMN, PAGE * columns / ACROSS), height=0.2 + 1.9 * len(rows)) as figure:
+        axes = grid(figure, len(rows), columns, sharey=True)
+        for line, (model, dataset, methods) in zip(axes, rows, strict=True):
+            for axis, method in zip(line, methods, strict=False):
+                own = _of(paths, model, dataset)
+                own = seed_means(own[own["method"] == method], ["edits"], ["he", "he_change", *METRICS])
+                for metric in METRICS:
+                    band(axis, own, metric, METRIC_LOOKS[metric])
+                axis.set_ylim(-4, 104)
+                fit_integers(axis, own["edits"])
+                _energy_axis(axis, own, labelled=method == methods[-1])
+                title = f"{method_label(method)}\n{_correlations(own)}"
+                axis.set_title(title, loc="left", linespacing=1.2, fontsize=6.5)
+            if several:
+                line[0].set_ylabel(panel_title(model, dataset))
+            for axis in line[len(methods) :]:
+                axis.set_visible(False)
+        figure.supxlabel("Edits made", fontsize=7)
+        figure.supylabel("Accuracy over all edits made (%)", fontsize=7)
+        legend_above(figure, figure.axes)
+
+
+def _energy_axis(axis: Axes, own: pd.DataFrame, *, labelled: bool) -> None:
+    right = axis.twinx()
+    right.spines["right"].set_visible(True)
+    band(right, own, "he_change", ENERGY_LOOK)
+    right.yaxis.set_major_locator(MaxNLocator(4))
+    right.grid(False)
+    if labelled:
+        right.set_ylabel("HE change (%)")
+
+
+def _correlations(own: pd.DataFrame) -> str:
+    lines = []
+    for metric in METRICS:
+        found = spearman(own["he"], own[metric])
+        lines.append(f"{metric[:3].capitalize()}. {_said(found)}")
+    return "\n".join(lines)
+
+
+def _said(found: Correlation) -> str:
+    """r_s and p in words short enough for a panel; n where there are too few checkpoints for either."""
+    if np.isnan(found.r):
+        return f"$r_s$ undefined (n = {found.n})"
+    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
+    return f"$r_s$ = {found.r:.2f}, {p}".replace("-", "−")
+
+
+def energy_change(paths: pd.DataFrame, stem: Path) -> None:
+    """Figure 2: |change of HE| against |change of accuracy| between checkpoints, one panel a metric.
+
+    One point a stream and pair of checkpoints; 95 % ellipse of each method's points (three or more) and the
+    least-squares line over all of them, both in the coordinates drawn: log10 of the HE change, points of accuracy.
+    """
+    moved = steps(paths)
+    moved = moved.assign(he_step=moved["he_step"].abs(), **{metric: moved[metric].abs() for metric in METRICS})
+    moved = moved[np.isfinite(moved["he_step"]) & (moved["he_step"] > 0)]
+    found = combinations(moved)
+    if not found:
+        return say_nothing_to_draw(stem, "no two checkpoints with energy and editing metrics")
+    with drawing(stem, width=PAGE, height=0.1 + 2.2 * len(found)) as figure:
+        axes = grid(figure, len(found), len(METRICS))
+        for line, (model, dataset) in zip(axes, found, strict=True):
+            own = _of(moved, model, dataset)
+            for axis, metric in zip(line, METRICS, strict=True):
+                axis.set_xscale("log")
+                points = own[own[metric].notna()]
+                _change_panel(axis, points, metric)
+                where = f"{panel_title(model, dataset)}: {metric}" if len(found) > 1 else metric.capitalize()
+                correlation = _said(spearman(points["he_step"], points[metric]))
+                axis.set_title(f"{where}\n{correlation}, n = {len(points)}", loc="left", linespacing=1.2)
+            line[0].set_ylabel("|Δ accuracy| (points)")
+        for axis in axes[-1]:
+            axis.set_xlabel("|Δ HE| (% of pretrained)")
+        legend_above(figure, list(axes.flat))
+
+
+def _change_panel(axis: Axes, own: pd.DataFrame, metric: str) -> None:
+    if own.empty:
+        return empty(axis)
+    for method in ordered_methods(own["method"]):
+        points = own[own["method"] == method]
+        axis.scatter(points["he_step"], points[metric], s=14, linewidth=0.7, zorder=3, **look(method).points)
+        outline = ellipse(np.log10(points["he_step"].to_numpy()), points[metric].to_numpy())
+        if outline is not None:
+            if own["method"].nunique() <= FILLED_ELLIPSES:
+                axis.fill(10 ** outline[:, 0], outline[:, 1], facecolor=look(method).colour, alpha=0.12, linewidth=0)
+            axis.plot(10 ** outline[:, 0], outline[:, 1], color=look(method).colour, linewidth=0.7)
+    x, y = np.log10(own["he_step"].to_numpy()), own[metric].to_numpy()
+    if len(x) >= 3 and np.ptp(x) > 0:
+        at = np.linspace(x.min(), x.max(), 100)
+        fitted, low, high = regression(x, y, at)
+        axis.plot(10**at, fitted, color="#222222", linewidth=1.0, zorder=2)
+        axis.fill_between(10**at, low, high, color="#222222", alpha=0.08, linewidth=0)
+    axis.set_xlim(whole_decades(10**x))
+    top = float(y.max()) or 1.0
+    axis.set_ylim(-0.05 * top, 1.2 * top)
+
+
+def ellipse(x: NDArray[np.float64], y: NDArray[np.float64], *, level: float = 0.95) -> NDArray[np.float64] | None:
+    """Outline (100, 2) of the region a normal distribution fitted to the points fills to `level`.
+
+    None below three points or where they lie on a line.
+    """
+    if len(x) < 3:
+        return None
+    covariance = np.cov(x, y)
+    values, vectors = np.linalg.eigh(covariance)
+    if values[0] <= 1e-12 * max(float(values[1]), 1e-300):
+        return None
+    angle = np.linspace(0, 2 * np.pi, 100)
+    circle = np.stack([np.cos(angle), np.sin(angle)]) * np.sqrt(values * stats.chi2.ppf(level, 2))[:, None]
+    return np.asarray((vectors @ circle).T + np.array([x.mean(), y.mean()]))
+
+
+def regression(
+    x: NDArray[np.float64], y: NDArray[np.float64], at: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Least-squares line of y on x at `at`, and the 95 % interval of its mean (needs three points, two x values)."""
+    n, centre = len(x), x.mean()
+    spread = float(((x - centre) ** 2).sum())
+    slope = float(((x - centre) * (y - y.mean())).sum()) / spread
+    residual = y - y.mean() - slope * (x - centre)
+    error = np.sqrt((residual @ residual) / (n - 2) * (1 / n + (at - centre) ** 2 / spread))
+    reach = stats.t.ppf(0.975, n - 2) * error
+    fitted = y.mean() + slope * (at - centre)
+    return fitted, fitted - reach, fitted + reach
+
+
+def theorem_bound(energy: pd.DataFrame, stem: Path) -> None:
+    """Theorem 1: measured ||dV|| against its bound (dHE / K)^2, one point a layer and batch, log axes."""
+    needed = {"perturbation", "bound"}
+    known = energy.dropna(subset=list(needed)) if needed <= set(energy.columns) else energy.iloc[:0]
+    known = known[np.isfinite(known["bound"]) & np.isfinite(known["perturbation"])] if len(known) else known
+    drawn = known[(known["bound"] > 0) & (known["perturbation"] > 0)] if len(known) else known
+    found = combinations(drawn)
+    if not found:
+        return say_nothing_to_draw(stem, "no batch with a positive bound and a measured perturbation")
+    columns = min(2, len(found))
+    rows = -(-len(found) // columns)
+    with drawing(stem, width=PAGE * columns / 2, height=0.1 + 2.8 * rows) as figure:
+        axes = grid(figure, rows, columns)
+        for axis, (model, dataset) in zip(axes.flat, found, strict=False):
+            own, every = _of(drawn, model, dataset), _of(known, model, dataset)
+            for method in ordered_methods(own["method"]):
+                points = own[own["method"] == method]
+                axis.scatter(
+                    points["bound"], points["perturbation"], s=9, linewidth=0.6, alpha=0.8, **look(method).points
+                )
+            axis.set_xscale("log")
+            axis.set_yscale("log")
+            low, high = whole_decades(np.concatenate([own["bound"], own["perturbation"]]))
+            axis.plot([low, high], [low, high], color="#222222", lw=0.8, linestyle="--", label="measured = bound")
+            axis.fill_between([low, high], [low, high], low / 10, color="#222222", alpha=0.07, linewidth=0)
+            axis.set_xlim(whole_decades(own["bound"]))
+            axis.set_ylim(whole_decades(own["perturbation"]))
+            holds = (every["perturbation"] >= every["bound"]).mean()
+            said = f"{panel_title(model, dataset)}\nholds for {100 * holds:.1f} % of {len(every):,} updates of a layer"
+            if len(own) < len(every):
+                said += f"; {len(every) - len(own):,} at 0 not drawn"
+            axis.set_title(said, loc="left")
+            axis.set_xlabel(r"Bound $(\Delta\mathrm{HE}/K)^2$")
+            axis.set_ylabel(r"Measured $\|\Delta V\|$")
+        for axis in list(axes.flat)[len(found) :]:
+            axis.set_visible(False)
+        legend_above(figure, list(axes.flat))
+
+
+def early_warning(
+    paths: pd.DataFrame, batches: pd.DataFrame, stem: Path, *, change: float = 1.0, collapse: float = 0.5
+) -> None:
+    """HE after every batch beside efficacy at every checkpoint, and which moved first.
+
+    A large marker stands where |change of HE| first passes `change` percent (left) and where efficacy first falls to
+    `collapse` of its best (right); a triangle on the right axis repeats the first, for the eye to measure the lead.
+    """
+    found = [each for each in combinations(paths) if len(_of(batches, *each))]
+    if not found:
+        return say_nothing_to_draw(stem, "no stream with energy and editing metrics")
+    with drawing(stem, width=PAGE, height=0.1 + 2.2 * len(found)) as figure:
+        axes = grid(figure, len(found), 2)
+        for (left, right), (model, dataset) in zip(axes, found, strict=True):
+            own, energy = _of(paths, model, dataset), _of(batches, model, dataset)
+            energy = energy.assign(size=energy["he_change"].abs())
+            first = early_warnings(own, energy, change=change, collapse=collapse)
+            for method in ordered_methods(own["method"]):
+                lines = seed_means(energy[(energy["method"] == method) & (energy["edits"] > 0)], ["edits"], ["size"])
+                points = seed_means(own[own["method"] == method], ["edits"], ["efficacy"])
+                when = first[first["method"] == method][["warning_edits", "collapse_edits"]].mean()
+                _series(left, lines, "size", method, when["warning_edits"], batches=True)
+                _series(right, points, "efficacy", method, when["collapse_edits"])
+                if np.isfinite(when["warning_edits"]):
+                    right.plot(when["warning_edits"], 0, marker=6, color=look(method).colour, clip_on=False, zorder=5)
+            left.axhline(change, color="#222222", linewidth=0.8, linestyle="--")
+            left.set_yscale("log")
+            left.set_ylim(whole_decades([change, *energy["size"][np.isfinite(energy["size"]) & (energy["size"] > 0)]]))
+            right.set_ylim(-4, 104)
+            limits = (0.0, 1.04 * float(max(own["edits"].max(), energy["edits"].max())))
+            rings = (
+                f"ring: first beyond {change:g} %",
+                f"ring: first at {100 * collapse:g} % of its best; triangle: ring on the left",
+            )
+            for axis, quantity, ring in zip((left, right), ("|HE change| (%)", "Efficacy (%)"), rings, strict=True):
+                axis.set_xlim(limits)
+                axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+                axis.set_ylabel(quantity)
+                axis.set_title(f"{panel_title(model, dataset)}\n{ring}", loc="left", linespacing=1.2)
+        for axis in axes[-1]:
+            axis.set_xlabel("Edits made")
+        legend_above(figure, list(axes.flat))
+
+
+def _series(axis: Axes, frame: pd.DataFrame, value: str, method: str, event: float, *, batches: bool = False) -> None:
+    """A line over the finite values, with a ring at the event; `batches`: many points, on a log axis."""
+    known = frame[np.isfinite(frame[value])] if len(frame) else frame
+    known = known[known[value] > 0] if batches else known
+    if known.empty:
+        return
+    known = known.sort_values("edits")
+    axis.plot(known["edits"], known[value], **look(method).line, markevery=max(1, len(known) // 6) if batches else None)
+    if np.isfinite(event):
+        values = np.log(known[value]) if batches else known[value]
+        height = float(np.interp(event, known["edits"], values))
+        axis.plot(event, np.exp(height) if batches else height, marker="o", markersize=8, markerfacecolor="none",
+                  markeredgecolor=look(method).colour, linestyle="none")  # fmt: skip
+
+
+def _of(frame: pd.DataFrame, model: str, dataset: str) -> pd.DataFrame:
+    return frame[(frame["model"] == model) & (frame["dataset"] == dataset)]

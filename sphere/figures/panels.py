@@ -1,0 +1,40 @@
+"""What figures share: which panels there are, a line with its interval, and an honest empty panel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from sphere.style import Look
+from sphere.tables.layout import dataset_label
+
+
+def combinations(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """(model, dataset) pairs in order of appearance."""
+    if frame.empty:
+        return []
+    return [(str(model), str(dataset)) for model, dataset in frame[["model", "dataset"]].drop_duplicates().to_numpy()]
+
+
+def panel_title(model: str, dataset: str) -> str:
+    return f"{model}, {dataset_label(dataset)}"
+
+
+def band(axis: Axes, frame: pd.DataFrame, value: str, look: Look) -> None:
+    """`value` against `edits` where it is finite, with the interval {value}_low .. {value}_high where there is one."""
+    known = frame[np.isfinite(frame[value].astype(float))].sort_values("edits")
+    axis.plot(known["edits"], known[value], **look.line)
+    shaded = known[np.isfinite(known[f"{value}_low"].astype(float))]
+    if len(shaded) > 1:
+        low, high = shaded[f"{value}_low"], shaded[f"{value}_high"]
+        axis.fill_between(shaded["edits"], low, high, color=look.colour, alpha=0.12, linewidth=0)
+    elif len(shaded) == 1:
+        axis.vlines(shaded["edits"], shaded[f"{value}_low"], shaded[f"{value}_high"], color=look.colour, linewidth=0.8)
+
+
+def empty(axis: Axes) -> None:
+    """Say that this panel has no data."""
+    axis.text(0.5, 0.5, "no data", transform=axis.transAxes, ha="center", va="center", color="#777777")
+    axis.set_xticks([])
+    axis.set_yticks([])

@@ -1,0 +1,69 @@
+"""Capture and replace activations, for as long as a ``with`` block lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class StopForward(Exception):
+    """Raised by a hook to end a forward pass whose remaining layers nobody needs."""
+
+
+def hidden(output: Any) -> Tensor:
+    """The hidden states in a layer's output, which is a tensor or a tuple that begins with one."""
+    state = output[0] if isinstance(output, tuple) else output
+    assert isinstance(state, Tensor)
+    return state
+
+
+@contextmanager
+def capture_inputs(modules: Mapping[int, nn.Module], *, stop_after: int | None = None) -> Iterator[dict[int, Tensor]]:
+    """Collect the first positional input of each module on the next forward pass.
+
+    ``stop_after`` names the module after whose input the pass may end (StopForward, swallowed by ``forward``).
+    """
+    seen: dict[int, Tensor] = {}
+
+    def hook(name: int) -> Any:
+        def pre(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            seen[name] = args[0].detach()
+            if name == stop_after:
+                raise StopForward
+
+        return pre
+
+    handles = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def capture_output(module: nn.Module, *, stop: bool = False) -> Iterator[list[Tensor]]:
+    """Collect the hidden states a layer puts out; ``stop`` ends the pass there."""
+    seen: list[Tensor] = []
+
+    def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+        seen.append(hidden(output).detach())
+        if stop:
+            raise StopForward
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def forward(module: nn.Module, **inputs: Any) -> Any:
+    """Call ``module``; a pass ended by StopForward returns None."""
+    try:
+        return module(**inputs)
+    except StopForward:
+        return None

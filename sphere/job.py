@@ -1,0 +1,76 @@
+"""What every workflow script does around its one call: its log, its provenance, one-line errors. No torch import."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sphere.artifacts import StaleArtifact, lineage, record, same_settings
+from sphere.errors import InputError, NumericalError
+
+
+@contextmanager
+def job(
+    snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = None, free: Iterable[str] = ()
+) -> Iterator[None]:
+    """Run the body of a workflow script.
+
+    All output goes to the rule's log. Before the body every input is verified against its provenance, and the inputs
+    against each other, except those named in ``sources``: a user's own files, which have none. The input named
+    ``continues``, where it is given, must have been made with this job's own settings, the ``free`` ones aside.
+    After the body each output gets its provenance. Bad input ends the job with one line and status 2, anything else with
+    status 1.
+    """
+    with _logged(snakemake.log):
+        try:
+            settings = dict(snakemake.params.items())
+            own = [path for name in sources for path in paths(snakemake.input.get(name))]
+            made = [path for path in map(Path, snakemake.input) if path not in own]
+            ancestors = lineage(made, sources=own)
+            for path in paths(snakemake.input.get(continues)) if continues else []:
+                same_settings(path, settings, except_for=free)
+            yield
+            for path in snakemake.output:
+                record(path, settings=settings, ancestors=ancestors)
+        except (InputError, NumericalError) as error:
+            kind = "refused" if isinstance(error, StaleArtifact) else "error"
+            print(f"{kind}: {error}", file=sys.stderr)
+            raise SystemExit(2 if isinstance(error, InputError) else 1) from None
+        except Exception:
+            traceback.print_exc()
+            raise SystemExit(1) from None
+
+
+def paths(value: Any) -> list[Path]:
+    """A named input or output as a list of paths, whether it is one, several or none."""
+    if value is None:
+        return []
+    return [Path(value)] if isinstance(value, str) else [Path(path) for path in value]
+
+
+@contextmanager
+def _logged(log: Iterable[str]) -> Iterator[None]:
+    """Send everything this process prints to the rule's log file."""
+    path = next(iter(log), None)
+    if path is None:
+        yield
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(path, "w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(kept[0], 1)
+            os.dup2(kept[1], 2)

@@ -1,0 +1,139 @@
+"""Methods by name: a solver and a list of post-processes, in rows of YAML. No torch until a method computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from importlib.resources import files
+from pkgutil import iter_modules
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+import sphere.postprocess
+import sphere.solvers
+from sphere.errors import InputError
+from sphere.postprocess.base import POSTPROCESSES, PostProcess
+from sphere.solvers.base import SOLVERS, Solver
+
+for _package in (sphere.solvers, sphere.postprocess):  # each module registers what it defines
+    for _module in iter_modules(_package.__path__, f"{_package.__name__}."):
+        import_module(_module.name)
+
+Component = TypeVar("Component", Solver, PostProcess)
+
+
+class MethodRow(BaseModel):
+    """One row of methods.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    solver: str
+    """Name of a registered solver."""
+    postprocess: tuple[str, ...] = ()
+    """Names of registered post-processes, in the order they are applied."""
+    hyperparameters: dict[str, Any] = {}
+    """Settings that differ from the components' own defaults; a key goes to every component that has it."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """An editing method, ready to run."""
+
+    name: str
+    solver: Solver
+    postprocess: tuple[PostProcess, ...] = ()
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Every setting by its flat name, as ``resolve`` takes them; for provenance and for tuning."""
+        settings: dict[str, Any] = {}
+        for component in (self.solver, *self.postprocess):
+            settings |= component.model_dump(mode="json")
+        return settings
+
+
+def resolve(
+    name: str,
+    *,
+    hyperparameters: Mapping[str, Any] | None = None,
+    rows: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Method:
+    """The method called ``name``: a row's name, or such a name with ``+postprocess`` added once or more.
+
+    ``hyperparameters`` is flat, ``{"second_moment_weight": 500, "eta": 0.5}``: a key goes to every component
+    of the method that has it, over the row's value, over the component's default. ``rows`` adds to the
+    package's rows or replaces them. Raises InputError, with the nearest valid name, on an unknown method,
+    component or hyperparameter, and on a value out of range.
+    """
+    table = _rows() | _parse(rows or {})
+    base, added = name, list[str]()
+    while base not in table and "+" in base:
+        base, _, suffix = base.rpartition("+")
+        added.insert(0, suffix)
+    if base not in table:
+        raise InputError(f"unknown method {base!r}{nearest(base, table)}")
+    row = table[base]
+    names = [*row.postprocess, *added]
+    if len(set(names)) < len(names):
+        raise InputError(f"method {name!r} applies {', '.join(names)}: name each post-process once")
+    solver = _find(SOLVERS, row.solver, "solver", name)
+    later = [_find(POSTPROCESSES, each, "post-process", name) for each in names]
+    settings = {**row.hyperparameters, **(hyperparameters or {})}
+    valid = {key for component in (solver, *later) for key in component.model_fields}
+    for key in settings:
+        if key not in valid:
+            raise InputError(f"method {name!r} has no hyperparameter {key!r}{nearest(key, valid)}")
+    return Method(name, _build(solver, settings, name), tuple(_build(each, settings, name) for each in later))
+
+
+def method_names(rows: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, ...]:
+    """The plain names of all rows, the package's and ``rows``'; each can be extended by ``+sphere``."""
+    return tuple(name for name in _rows() | _parse(rows or {}) if "+" not in name)
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error message: the valid name that ``name`` resembles, or all of them."""
+    choices = sorted(valid)
+    close = get_close_matches(name, choices, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"
+
+
+@cache
+def _rows() -> dict[str, MethodRow]:
+    return _parse(yaml.safe_load((files("sphere") / "methods.yaml").read_text(encoding="utf-8")))
+
+
+def _parse(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, MethodRow]:
+    parsed = {}
+    for name, row in rows.items():
+        try:
+            parsed[name] = MethodRow.model_validate(row)
+        except ValidationError as error:
+            raise InputError(f"method row {name!r}: {_first(error)}") from error
+    return parsed
+
+
+def _find(registry: Mapping[str, type[Component]], name: str, kind: str, method: str) -> type[Component]:
+    if name not in registry:
+        raise InputError(f"method {method!r} names the unknown {kind} {name!r}{nearest(name, registry)}")
+    return registry[name]
+
+
+def _build(component: type[Component], settings: Mapping[str, Any], method: str) -> Component:
+    own = {key: value for key, value in settings.items() if key in component.model_fields}
+    try:
+        return component.model_validate(own)
+    except ValidationError as error:
+        raise InputError(f"method {method!r}: {_first(error)}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """The first problem pydantic found, in one line: where, what is wrong, what was given."""
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the row"
+    return f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]} (got {problem['input']!r})"

@@ -1,0 +1,151 @@
+"""Architecture adapters: where a causal language model keeps the matrices that are edited.
+
+One row of ``FAMILIES`` an architecture, found by ``config.model_type`` and never by a model's name.
+To add one, add a row here (docs/adding-a-model.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sphere.errors import InputError
+
+
+@dataclass(frozen=True)
+class Family:
+    """Module paths of one architecture, relative to the causal language model."""
+
+    backbone: str
+    """The transformer without the language-modelling head."""
+    layers: str
+    """Its list of layers."""
+    projection: str
+    """Within a layer: the MLP's output projection, the matrix that is edited."""
+    final_norm: str
+    transposed: bool = False
+    """Whether the projection stores (d_in, d_out), as GPT-2's Conv1D does."""
+
+
+_LLAMA = Family("model", "model.layers", "mlp.down_proj", "model.norm")
+FAMILIES: dict[str, Family] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gpt2": Family("transformer", "transformer.h", "mlp.c_proj", "transformer.ln_f", transposed=True),
+    "gptj": Family("transformer", "transformer.h", "mlp.fc_out", "transformer.ln_f"),
+    "gpt_neox": Family("gpt_neox", "gpt_neox.layers", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm"),
+}
+
+
+class Adapter:
+    """One model seen through its family: layers, edited weights as (d_out, d_in), norm and head."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        family = FAMILIES.get(model.config.model_type)
+        if family is None:
+            raise InputError(
+                f"no adapter for architecture {model.config.model_type!r}: add a row to FAMILIES in "
+                f"sphere/models.py (docs/adding-a-model.md); known: {', '.join(sorted(FAMILIES))}"
+            )
+        self.model = model
+        self.family = family
+        self.backbone: nn.Module = model.get_submodule(family.backbone)
+        layers = model.get_submodule(family.layers)
+        assert isinstance(layers, nn.ModuleList)
+        self.layers: nn.ModuleList = layers
+        self.final_norm: nn.Module = model.get_submodule(family.final_norm)
+        self.head: nn.Module = model.get_output_embeddings()
+        self.device: torch.device = next(model.parameters()).device
+        self.dtype: torch.dtype = self.head.weight.dtype
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    def layer(self, index: int) -> nn.Module:
+        return self.layers[self._checked(index)]
+
+    def projection(self, index: int) -> nn.Module:
+        """The edited module of layer ``index``; its input at the subject's last token is the key."""
+        return self.layer(index).get_submodule(self.family.projection)
+
+    def parameter(self, index: int) -> nn.Parameter:
+        """The edited parameter as stored; see ``weight`` for its (d_out, d_in) view."""
+        parameter = self.projection(index).weight
+        assert isinstance(parameter, nn.Parameter)
+        return parameter
+
+    def weight(self, index: int) -> Tensor:
+        """The edited weight as a (d_out, d_in) view sharing the model's storage; a neuron is a row."""
+        stored = self.parameter(index).detach()
+        return stored.T if self.family.transposed else stored
+
+    def set_weight(self, index: int, value: Tensor) -> None:
+        """Write a (d_out, d_in) matrix into the model, cast to the parameter's own dtype."""
+        self.weight(index).copy_(value)
+
+    def weight_name(self, index: int) -> str:
+        """The parameter's name in the model's state dict."""
+        return f"{self.family.layers}.{self._checked(index)}.{self.family.projection}.weight"
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < self.n_layers:
+            raise InputError(f"layer {index} is not in this model: it has layers 0 to {self.n_layers - 1}")
+        return index
+
+
+def adapter(model: PreTrainedModel) -> Adapter:
+    """The adapter of ``model``; InputError naming the file to extend if its architecture is unknown."""
+    return Adapter(model)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` takes a GPU where there is one; anything else is taken at its word or refused."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} was asked for but torch sees no GPU: use device: auto or cpu")
+    return torch.device(device)
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer for editing (safetensors only, evaluation mode).
+
+    ``dtype`` is a torch dtype's name or None for the checkpoint's own.
+    """
+    place = Path(path)
+    if place.exists() and not (place / "config.json").is_file():
+        raise InputError(f"{path} is not a Hugging Face model folder: it has no config.json")
+    if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise InputError(f"{dtype!r} is not a torch dtype: use float32, bfloat16 or float16")
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype="auto" if dtype is None else getattr(torch, dtype), use_safetensors=True, **options
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be loaded as a causal language model: {str(error).splitlines()[0]}") from error
+    model = model.to(resolve_device(device)).eval()
+    model.requires_grad_(False)
+    return LoadedModel(model, tokenizer)

@@ -1,0 +1,47 @@
+"""REVIVE: keep updates out of the pretrained weight's dominant singular subspaces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from sphere.errors import InputError
+from sphere.postprocess.base import PostContext, PostProcess, pair64, register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SHARE_ROUNDING = 1e-12
+"""A cumulative share this little below the protected one counts as equal to it: rounding decides nothing."""
+
+
+@register
+class Revive(PostProcess):
+    """REVIVE (Zhang et al., ACL 2026, arXiv 2601.11042): dW' = (I - U U^T) dW (I - V V^T).
+
+    U (d_out, r) and V (d_in, r) are the leading singular vectors of the pretrained weight, the fewest whose
+    squared singular values make up ``protected_share`` of their sum. So U^T dW' = 0 and dW' V = 0: the
+    protected directions are neither read from nor written to.
+    """
+
+    name: ClassVar[str] = "revive"
+
+    protected_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the weight's squared Frobenius norm to protect; 0: none. The rule and 0.5 are this project's choice."""
+
+    def apply(self, update: Tensor, context: PostContext) -> Tensor:
+        from sphere.linalg import across, gram_eigen
+
+        change, pretrained = pair64(update, context.pretrained)
+        if self.protected_share == 0:
+            return update.clone()
+        values, near = gram_eigen(pretrained, "the pretrained weight")
+        if values.numel() == 0:
+            raise InputError("the pretrained weight is zero: REVIVE has no subspace to protect")
+        shares = values.cumsum(0) / values.sum()
+        near = near[:, : 1 + int((shares < self.protected_share - SHARE_ROUNDING).sum())]
+        far = across(pretrained, near)
+        u, v = (near, far) if change.shape[0] < change.shape[1] else (far, near)
+        change = change - u @ (u.T @ change)
+        return (change - (change @ v) @ v.T).to(update.dtype)

@@ -1,0 +1,525 @@
+"""The batch loop of sequential editing: an ``EditState`` in, an ``EditState`` out, nothing kept anywhere else.
+
+A stream edited in two segments, through a saved state, gives the same bits as the stream edited in one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sphere.artifacts import write_atomically
+from sphere.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
+from sphere.config import ValueSettings
+from sphere.contexts import Contexts, sample_contexts
+from sphere.data import EditRequest, validate_batch
+from sphere.directions import principal_directions
+from sphere.energy import Energy, measure_energy, perturbation, theorem_bound
+from sphere.errors import InputError, NumericalError
+from sphere.hooks import capture_inputs, capture_output, forward
+from sphere.methods import Method, resolve
+from sphere.models import Adapter, adapter
+from sphere.postprocess.base import PostContext
+from sphere.postprocess.sphere import Sphere
+from sphere.solvers.alphaedit import AlphaEdit
+from sphere.solvers.base import ClosedFormSolver, GradientSolver, LayerProblem
+from sphere.stats import Statistics, collect_statistics
+from sphere.tokens import encode_many, pad_id, right_pad
+from sphere.values import encode_in_contexts, target_values
+
+Matrices = dict[int, Tensor]
+"""Layer -> matrix."""
+
+
+@dataclass(frozen=True)
+class EditState:
+    """Everything a later segment of the stream needs, and what is evaluated."""
+
+    method: str
+    seed: int
+    position: int
+    """Edits made."""
+    batch: int
+    """Batches made."""
+    weights: Matrices
+    """Layer -> (d_out, d_in): the edited weights, as they are evaluated."""
+    carried: Matrices = field(default_factory=dict)
+    """Layer -> the weight the next batch starts from, where that is another one (PRUNE)."""
+    past: Matrices = field(default_factory=dict)
+    """Layer -> M (d_in, d_in) float64, the sum of K K^T over all batches, for solvers that use it."""
+    pretrained: Matrices = field(default_factory=dict, repr=False)
+    """Layer -> the weight before any edit. Not saved: it is the model's own; ``base`` tells whether it is."""
+    base: str = ""
+    """Digest of the pretrained weights of the edited layers."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the state as one safetensors file; written whole or not at all."""
+        tensors = {
+            f"{kind}.{layer}": tensor.cpu().contiguous()
+            for kind, matrices in (("weights", self.weights), ("carried", self.carried), ("past", self.past))
+            for layer, tensor in matrices.items()
+        }
+        note = {key: getattr(self, key) for key in ("method", "seed", "position", "batch", "base")}
+        with write_atomically(path) as temporary:
+            save_file(tensors, str(temporary), metadata={"sphere_state": json.dumps(note, sort_keys=True)})
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> EditState:
+        """Read a saved state; InputError if the file is none."""
+        try:
+            with safe_open(str(path), framework="pt", device=str(device)) as file:
+                note = (file.metadata() or {}).get("sphere_state")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} is not an edit state: {error}") from error
+        if note is None:
+            raise InputError(f"{path} is not an edit state: it was not written by sphere")
+        matrices: dict[str, Matrices] = {"weights": {}, "carried": {}, "past": {}}
+        for name, tensor in tensors.items():
+            kind, layer = name.split(".")
+            matrices[kind][int(layer)] = tensor
+        return cls(**json.loads(note), **matrices)
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one batch did; ``energy`` is reproducible to the bit, ``seconds`` is not."""
+
+    edits: int
+    batch: int
+    energy: list[dict[str, float]]
+    """One row a layer: the columns of energy.csv."""
+    seconds: dict[str, float]
+    """Wall seconds by phase: targets, keys, solve, projection, energy."""
+
+
+def weights_digest(weights: Mapping[int, Tensor]) -> str:
+    """sha256 over the layers' numbers and contents."""
+    sha = hashlib.sha256()
+    for layer in sorted(weights):
+        sha.update(f"{layer}:{tuple(weights[layer].shape)}".encode())
+        sha.update(weights[layer].detach().cpu().float().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+class Editor:
+    """One model, one method, and what they need; ``run`` carries a state along a stream of requests.
+
+    The model must be unedited when an Editor is made, unless ``state`` says what it was. Edited weights are kept in float32
+    (or wider) whatever the model's dtype, so that thousands of small updates do not drown in bfloat16's rounding.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        method: Method,
+        *,
+        layers: Sequence[int],
+        values: ValueSettings,
+        contexts: Contexts,
+        statistics: Statistics | None = None,
+        directions: Matrices | None = None,
+        seed: int = 0,
+        state: EditState | None = None,
+        energy_every: int = 1,
+        token_budget: int = DEFAULT_TOKEN_BUDGET,
+    ) -> None:
+        self.adapter, self.tokenizer, self.method = adapter(model), tokenizer, method
+        self.layers = self._edited_layers(layers)
+        self.values, self.contexts, self.seed = values, contexts, seed
+        self.energy_every, self.token_budget = energy_every, token_budget
+        self.statistics = statistics
+        self.dtype = torch.promote_types(self.adapter.dtype, torch.float32)
+        if state is not None and state.pretrained:
+            self.pretrained = {i: state.pretrained[i].to(self.adapter.device) for i in self.layers}
+        else:
+            self.pretrained = {i: self.adapter.weight(i).to(self.dtype).clone() for i in self.layers}
+        self.base = weights_digest(self.pretrained)
+        self.state = self._start(state)
+        self.second_moments = self._second_moments()
+        self.bases = self._null_spaces()
+        self.directions = self._principal_directions(directions or {})
+        self._show(self.state.carried or self.state.weights)
+
+    # ------------------------------------------------------------------------------------------ preparation
+
+    def _edited_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """The configured layers, or the solver's single one."""
+        solver = self.method.solver
+        if isinstance(solver, ClosedFormSolver) and not solver.one_at_a_time:
+            return tuple(layers)
+        chosen = getattr(solver, "layer", None)
+        return (layers[-1] if chosen is None else chosen,)
+
+    def _start(self, state: EditState | None) -> EditState:
+        if state is None:
+            fresh = {i: w.clone() for i, w in self.pretrained.items()}
+            return EditState(self.method.name, self.seed, 0, 0, fresh, pretrained=self.pretrained, base=self.base)
+        if state.method != self.method.name or state.seed != self.seed:
+            raise InputError(
+                f"the state was made by {state.method} with seed {state.seed}, not by {self.method.name} with seed "
+                f"{self.seed}: continue it with its own method and seed"
+            )
+        if state.base != self.base:
+            raise InputError(
+                f"the state was edited from weights {state.base[:12]}, this model has {self.base[:12]}: "
+                "continue it on its own pretrained model and layers"
+            )
+        place = self.adapter.device
+        moved = {
+            kind: {i: t.to(place) for i, t in getattr(state, kind).items()} for kind in ("weights", "carried", "past")
+        }
+        return replace(state, **moved, pretrained=self.pretrained)
+
+    def _second_moments(self) -> Matrices:
+        solver = self.method.solver
+        if not isinstance(solver, ClosedFormSolver) or not (solver.needs_second_moment or solver.needs_null_space):
+            return {}
+        if self.statistics is None:
+            raise InputError(f"{self.method.name} needs key second moments: give statistics, or a corpus to take them from")
+        missing = [i for i in self.layers if i not in self.statistics.second_moments]
+        if missing:
+            raise InputError(f"the key statistics lack layer {missing[0]}: collect them for layers {list(self.layers)}")
+        return {i: self.statistics.second_moments[i].to(self.adapter.device) for i in self.layers}
+
+    def _null_spaces(self) -> Matrices:
+        solver = self.method.solver
+        if not isinstance(solver, AlphaEdit):
+            return {}
+        return {i: solver.null_space(c)[0] for i, c in self.second_moments.items()}
+
+    def _principal_directions(self, known: Matrices) -> Matrices:
+        """Pretrained principal directions if the method projects on them; cached ones only if they carry its eta."""
+        wanted = [p for p in self.method.postprocess if isinstance(p, Sphere) and p.directions == "pretrained"]
+        if not wanted or wanted[0].eta == 0 or wanted[0].alpha == 0:
+            return {}
+        place = self.adapter.device
+        if all(i in known for i in self.layers):
+            return {i: known[i].to(place) for i in self.layers}
+        return {i: principal_directions(self.pretrained[i], eta=wanted[0].eta) for i in self.layers}
+
+    # ------------------------------------------------------------------------------------------------- loop
+
+    def run(
+        self, requests: Sequence[EditRequest], *, batch_size: int, on_batch: Callable[[Record], None] | None = None
+    ) -> EditState:
+        """Edit ``requests`` in order in batches; the model is left with the state's evaluated weights.
+
+        Raises InputError on requests that cannot be edited together, NumericalError on a result that is not finite:
+        the state then is the one after the last whole batch.
+        """
+        for start in range(0, len(requests), batch_size):
+            batch = requests[start : start + batch_size]
+            validate_batch(batch)
+            self._show(self.state.carried or self.state.weights)
+            record = self._batch(batch)
+            if on_batch is not None:
+                on_batch(record)
+        self._show(self.state.weights)
+        return self.state
+
+    def first_record(self) -> Record:
+        """The energies before any edit, as the row of batch 0."""
+        energies = {i: measure_energy(w) for i, w in self.state.weights.items()}
+        zero = {i: torch.zeros_like(w) for i, w in self.state.weights.items()}
+        return Record(0, 0, self._rows(energies, energies, zero, 0, 0), {})
+
+    @torch.no_grad()
+    def _batch(self, requests: Sequence[EditRequest]) -> Record:
+        clock = _Clock(self.adapter.device)
+        state = self.state
+        before = state.carried or state.weights
+        updates = {i: torch.zeros_like(w, dtype=torch.float64) for i, w in before.items()}
+        solver = self.method.solver
+        groups = [[request] for request in requests] if solver.one_at_a_time else [list(requests)]
+        current = {i: w.double() for i, w in before.items()}
+        for group in groups:
+            if isinstance(solver, GradientSolver):
+                solved = self._trained(solver, group, current, clock)
+            else:
+                assert isinstance(solver, ClosedFormSolver)
+                solved = self._solved(solver, group, current, clock)
+            for i in self.layers:
+                updates[i] += solved[i]
+        with clock("projection"):
+            for process in self._processes("batch"):
+                for i in self.layers:
+                    updates[i] = process.apply(updates[i], self._context(i, before[i]))
+        after = {i: (before[i].double() + updates[i]).to(self.dtype) for i in self.layers}
+        for i, weight in after.items():
+            if not torch.isfinite(weight).all():
+                raise NumericalError(f"{self.method.name}: the weight of layer {i} is not finite after batch {state.batch + 1}")
+        self._show(after)
+        past = state.past
+        if isinstance(solver, ClosedFormSolver) and solver.accumulates_keys:
+            with clock("keys"):
+                past = self._accumulated(requests, past)
+        evaluated = self._evaluated(after)
+        number, edits = state.batch + 1, state.position + len(requests)
+        rows: list[dict[str, float]] = []
+        if number % self.energy_every == 0:
+            with clock("energy"):
+                old, new = ({i: measure_energy(w[i]) for i in self.layers} for w in (state.weights, evaluated))
+                change = {i: evaluated[i] - state.weights[i] for i in self.layers}
+                rows = self._rows(old, new, change, edits, number)
+        self.state = replace(
+            state,
+            position=edits,
+            batch=number,
+            weights=evaluated,
+            carried=after if evaluated is not after else {},
+            past=past,
+        )
+        return Record(edits, number, rows, clock.seconds)
+
+    def _solved(
+        self, solver: ClosedFormSolver, requests: Sequence[EditRequest], current: Matrices, clock: _Clock
+    ) -> Matrices:
+        """One closed-form solve a layer, in order, each seeing the earlier layers' updates; ``current`` is updated."""
+        last = self.layers[-1]
+        with clock("targets"):
+            targets = target_values(
+                self.adapter,
+                self.tokenizer,
+                requests,
+                self.contexts,
+                layer=last,
+                settings=self.values,
+                token_budget=self.token_budget,
+            ).values  # (d, n)
+        solved: Matrices = {}
+        for number, i in enumerate(self.layers):
+            with clock("keys"):
+                keys, outputs = self._keys_and_outputs(requests, [i], last)
+            with clock("solve"):
+                problem = LayerProblem(
+                    weight=current[i],
+                    keys=keys[i],
+                    residuals=(targets - outputs) / (len(self.layers) - number),
+                    second_moment=self.second_moments.get(i) if solver.needs_second_moment else None,
+                    past=self.state.past.get(i),
+                    basis=self.bases.get(i),
+                )
+                update = solver.solve(problem)
+            with clock("projection"):
+                for process in self._processes("layer"):
+                    update = process.apply(update, self._context(i, current[i]))
+            solved[i] = update
+            current[i] = current[i] + update
+            self.adapter.set_weight(i, current[i])
+        return solved
+
+    def _trained(
+        self, solver: GradientSolver, requests: Sequence[EditRequest], current: Matrices, clock: _Clock
+    ) -> Matrices:
+        """One layer fine-tuned in place; its change is the update."""
+        (i,) = self.layers
+        batch = encode_many(self.tokenizer, [(r.prompt, r.target_new, r.subject_end) for r in requests])
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.state.batch)
+        start = self.adapter.weight(i).double().clone()
+        with clock("solve"), torch.enable_grad():
+            solver.fit(
+                self.adapter.model,
+                self.adapter.parameter(i),
+                batch,
+                pad_id=pad_id(self.tokenizer),
+                device=self.adapter.device,
+                generator=generator,
+            )
+        update = self.adapter.weight(i).double() - start
+        with clock("projection"):
+            for process in self._processes("layer"):
+                update = process.apply(update, self._context(i, current[i]))
+        current[i] = current[i] + update
+        return {i: update}
+
+    def _accumulated(self, requests: Sequence[EditRequest], past: Matrices) -> Matrices:
+        """M + K K^T with the keys as they are after the batch."""
+        keys, _ = self._keys_and_outputs(requests, self.layers, self.layers[-1])
+        products = {i: k @ k.T for i, k in keys.items()}
+        return {i: past[i] + product if past else product for i, product in products.items()}
+
+    def _keys_and_outputs(
+        self, requests: Sequence[EditRequest], layers: Sequence[int], last: int
+    ) -> tuple[Matrices, Tensor]:
+        """Keys (d_in, n) at ``layers``, averaged over contexts, and the bare prompt's output (d, n) of layer ``last``.
+
+        Both at the subject's last token under the weights as they stand, float64. Nothing behind that token is run.
+        """
+        contexts = self.contexts
+        rows: list[tuple[int, ...]] = []
+        for request in requests:
+            for encoded in encode_in_contexts(self.tokenizer, request, contexts, target=False):
+                assert encoded.subject_last is not None
+                rows.append(encoded.ids[: encoded.subject_last + 1])
+        place, each = self.adapter.device, len(contexts.prefixes)
+        modules = {i: self.adapter.projection(i) for i in layers}
+        found = {i: torch.empty(len(rows), self.adapter.weight(i).shape[1], dtype=torch.float64, device=place) for i in layers}
+        outputs = torch.empty(len(rows), self.adapter.model.config.hidden_size, dtype=torch.float64, device=place)
+        pad = pad_id(self.tokenizer)
+
+        def run(batch: list[int]) -> None:
+            ids, mask = right_pad([rows[i] for i in batch], pad, place)
+            with capture_inputs(modules) as inputs, capture_output(self.adapter.layer(last), stop=True) as states:
+                forward(self.adapter.backbone, input_ids=ids, attention_mask=mask, use_cache=False)
+            at = torch.arange(len(batch), device=place), mask.sum(1) - 1
+            for i in layers:
+                found[i][batch] = inputs[i][at].double()
+            outputs[batch] = states[0][at].double()
+
+        run_in_batches([len(row) for row in rows], run, token_budget=self.token_budget)
+        weights = torch.tensor(contexts.weights, dtype=torch.float64, device=place)
+        keys = {i: torch.einsum("ncd,c->dn", k.view(len(requests), each, -1), weights) for i, k in found.items()}
+        return keys, outputs[::each].T
+
+    # -------------------------------------------------------------------------------------------- post-processes
+
+    def _processes(self, scope: str) -> list[Any]:
+        return [p for p in self.method.postprocess if p.stage == "update" and p.scope == scope]
+
+    def _context(self, layer: int, weight: Tensor) -> PostContext:
+        return PostContext(weight, self.pretrained[layer], self.directions.get(layer))
+
+    def _evaluated(self, after: Matrices) -> Matrices:
+        """The weights to evaluate: ``after`` itself unless the method restrains the accumulated update."""
+        processes = [p for p in self.method.postprocess if p.stage == "evaluated"]
+        if not processes:
+            return after
+        evaluated = {}
+        for i, weight in after.items():
+            change = weight.double() - self.pretrained[i].double()
+            for process in processes:
+                change = process.apply(change, self._context(i, weight))
+            evaluated[i] = (self.pretrained[i].double() + change).to(self.dtype)
+        return evaluated
+
+    def _show(self, weights: Matrices) -> None:
+        """Put these weights into the model."""
+        for i, weight in weights.items():
+            self.adapter.set_weight(i, weight)
+
+    def _rows(
+        self, old: dict[int, Energy], new: dict[int, Energy], change: Matrices, edits: int, batch: int
+    ) -> list[dict[str, float]]:
+        """The rows of energy.csv for one batch. Theorem 1's quantities are measured on keys that no edit used."""
+        rows = []
+        for i in self.layers:
+            delta = new[i].sum - old[i].sum
+            probe = self.statistics.probe_keys.get(i) if self.statistics is not None else None
+            measured = perturbation(change[i], probe.to(change[i].device)) if probe is not None and probe.numel() else None
+            rows.append(
+                {
+                    "edits": edits,
+                    "batch": batch,
+                    "layer": i,
+                    "he_sum": new[i].sum,
+                    "he_mean": new[i].mean,
+                    "delta_he": delta,
+                    "theorem_k": old[i].theorem_constant,
+                    "perturbation": float("nan") if measured is None else measured,
+                    "bound": theorem_bound(delta, old[i].theorem_constant),
+                    "update_norm": float(change[i].double().norm()),
+                    "weight_norm": float(self.state.weights[i].double().norm()),
+                }
+            )
+        return rows
+
+
+class _Clock:
+    """Wall seconds by phase, synchronised with the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, phase: str) -> _Phase:
+        return _Phase(self, phase)
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class _Phase:
+    def __init__(self, clock: _Clock, phase: str) -> None:
+        self.clock, self.phase = clock, phase
+
+    def __enter__(self) -> None:
+        self.start = self.clock.now()
+
+    def __exit__(self, *_: object) -> None:
+        seconds = self.clock.seconds
+        seconds[self.phase] = seconds.get(self.phase, 0.0) + self.clock.now() - self.start
+
+
+def edit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    *,
+    method: str = "sphere",
+    layers: Sequence[int] | None = None,
+    values: ValueSettings | None = None,
+    contexts: Contexts | None = None,
+    corpus: Sequence[str] | None = None,
+    statistics: Statistics | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    state: EditState | None = None,
+    batch_size: int = 100,
+    seed: int = 0,
+    on_batch: Callable[[Record], None] | None = None,
+) -> EditState:
+    """Edit ``model`` in place and return the state, which a later call can continue.
+
+    ``statistics`` are the key second moments, or ``corpus`` the documents to take them from (of the unedited model).
+    ``layers`` defaults to MEMIT's choice scaled to the model's depth (``default_layers``), ``contexts`` to five prefixes
+    sampled from the unedited model with ``seed``. Raises InputError on bad input, before anything is computed.
+    """
+    chosen = resolve(method, hyperparameters=hyperparameters)
+    if not requests:
+        raise InputError("there is nothing to edit: give at least one request")
+    parts = adapter(model)
+    where = tuple(layers) if layers is not None else default_layers(parts.n_layers)
+    solver = chosen.solver
+    needs = isinstance(solver, ClosedFormSolver) and (solver.needs_second_moment or solver.needs_null_space)
+    if needs and statistics is None and corpus is None:
+        raise InputError(f"{method} needs key second moments: give statistics, or a corpus to take them from")
+    if state is not None and ((needs and statistics is None) or contexts is None):
+        raise InputError("to continue a state give the statistics and contexts it was made with: an edited model gives others")
+    encode_many(tokenizer, [(r.prompt, r.target_new, r.subject_end) for r in requests])  # refuses what cannot be edited
+    if needs and statistics is None:
+        statistics = collect_statistics(parts, tokenizer, corpus or (), where)
+    if contexts is None:
+        generator = torch.Generator().manual_seed(seed)
+        contexts = sample_contexts(parts, tokenizer, count=5, length=10, generator=generator)
+    editor = Editor(
+        model,
+        tokenizer,
+        chosen,
+        layers=where,
+        values=values or ValueSettings(),
+        contexts=contexts,
+        statistics=statistics,
+        seed=seed,
+        state=state,
+    )
+    return editor.run(requests, batch_size=batch_size, on_batch=on_batch)
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Layers 4 to 8 of 32, as MEMIT edits on Llama-sized models, scaled to ``depth`` and at least one."""
+    first, last = round(depth * 4 / 32), round(depth * 8 / 32)
+    return tuple(range(first, max(first + 1, last + 1)))

@@ -1,0 +1,66 @@
+"""AlphaEdit: least squares among the updates that leave the kept-out directions of the key space alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, PositiveFloat
+
+from sphere.errors import InputError
+from sphere.solvers.base import ClosedFormSolver, LayerProblem, register, required
+from sphere.solvers.null_space import null_space
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class AlphaEdit(ClosedFormSolver):
+    """AlphaEdit (Fang et al., ICLR 2025, arXiv 2410.02355): dW^T = (P (K K^T + M) + l2 I)^-1 P K R^T.
+
+    P = B B^T projects on the k directions in which text keys have little energy. dW = Y^T B^T minimises
+
+        ||dW K - R||^2 + tr(dW M dW^T) + l2 ||dW||^2    among the dW = dW P,
+
+    so Y (k, d_out) solves the symmetric positive definite (B^T (K K^T + M) B + l2 I) Y = B^T K R^T. Without a past and
+    with fewer keys than directions the same Y comes from the n x n key Gram matrix (Woodbury):
+    Y = B^T K (K^T B B^T K + l2 I)^-1 R^T.
+    """
+
+    name: ClassVar[str] = "alphaedit"
+    needs_null_space: ClassVar[bool] = True
+    accumulates_keys: ClassVar[bool] = True
+
+    ridge: PositiveFloat = 10.0
+    """l2: weight of ||dW||^2."""
+    nullspace_threshold: PositiveFloat = 0.02
+    """Directions whose second-moment eigenvalue is below this may be edited."""
+    nullspace_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """If given, used instead of the threshold: the share of directions, weakest first, that may be edited."""
+
+    def null_space(self, second_moment: Tensor) -> tuple[Tensor, Tensor]:
+        """``null_space`` of C (d_in, d_in) by these settings: basis (d_in, k) and eigenvalues (d_in,)."""
+        if self.nullspace_fraction is not None:
+            return null_space(second_moment, fraction=self.nullspace_fraction)
+        return null_space(second_moment, threshold=self.nullspace_threshold)
+
+    def solve(self, problem: LayerProblem) -> Tensor:
+        from sphere.linalg import solve_positive_definite
+
+        basis = required(problem.basis, "null-space basis", self)  # (d_in, k)
+        if basis.shape[1] == 0:
+            raise InputError(f"{self.name}'s null-space basis is empty: raise nullspace_threshold")
+        keys = basis.T @ problem.keys  # (k, n)
+        size, n = keys.shape
+        name, remedy = f"{self.name}'s system", f"raise ridge (now {self.ridge:g})"
+        if problem.past is None and n < size:
+            gram = keys.T @ keys  # (n, n)
+            gram.diagonal().add_(self.ridge)
+            inside = keys @ solve_positive_definite(gram, problem.residuals.T, name=name, remedy=remedy)
+        else:
+            system = keys @ keys.T  # (k, k)
+            if problem.past is not None:
+                system += basis.T @ (problem.past @ basis)
+            system.diagonal().add_(self.ridge)
+            inside = solve_positive_definite(system, keys @ problem.residuals.T, name=name, remedy=remedy)
+        return (basis @ inside).T  # (d_out, d_in)

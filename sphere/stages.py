@@ -1,0 +1,168 @@
+"""What the workflow's heavier jobs do: files in, one piece of the library on a loaded model, files out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sphere.artifacts import write_csv
+from sphere.config import EditSettings, TaskSettings
+from sphere.contexts import Contexts
+from sphere.data import EditRequest, load_requests
+from sphere.general_ability import evaluate_tasks
+from sphere.generation import GenerationSettings, fit_tfidf
+from sphere.methods import resolve
+from sphere.metrics import evaluate_requests
+from sphere.models import LoadedModel, adapter, load
+from sphere.progress import track
+from sphere.sequential import Editor, EditState, Record
+from sphere.stats import Statistics
+from sphere.tables.neurons import gather_neurons
+
+
+def edit_segment(
+    model: Path,
+    stream: Path,
+    *,
+    method: str,
+    hyperparameters: Mapping[str, Any],
+    editing: EditSettings,
+    contexts: Path,
+    statistics: Path,
+    previous: Path | None,
+    upto: int,
+    batch_size: int,
+    energy_every: int,
+    seed: int,
+    out_state: Path,
+    out_energy: Path,
+    out_timing: Path,
+) -> None:
+    """Edit the stream from where ``previous`` stands (its start without one) to ``upto`` edits.
+
+    Writes the new state, energy.csv (one row a measured batch and layer; batch 0 is the unedited model) and timing.csv
+    (one row a batch and phase, in wall seconds).
+    """
+    loaded = load(model, device=editing.device, dtype=editing.dtype)
+    state = None if previous is None else EditState.load(previous)
+    requests = load_requests(stream).requests
+    editor = Editor(
+        loaded.model,
+        loaded.tokenizer,
+        resolve(method, hyperparameters=hyperparameters),
+        layers=editing.layers,
+        values=editing.values,
+        contexts=Contexts.read(contexts),
+        statistics=Statistics.load(statistics),
+        seed=seed,
+        state=state,
+        energy_every=energy_every,
+    )
+    records: list[Record] = [] if state else [editor.first_record()]
+    position = state.position if state else 0
+    for start in track(range(position, upto, batch_size), f"{method}: batches to {upto} edits"):
+        editor.run(requests[start : min(start + batch_size, upto)], batch_size=batch_size, on_batch=records.append)
+    editor.state.save(out_state)
+    write_csv(pd.DataFrame([row for record in records for row in record.energy], columns=list(ENERGY_COLUMNS)), out_energy)
+    timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
+    write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), out_timing)
+
+
+ENERGY_COLUMNS = (
+    *("edits", "batch", "layer", "he_sum", "he_mean", "delta_he", "theorem_k", "perturbation", "bound"),
+    *("update_norm", "weight_norm"),
+)
+
+
+def evaluate_states(
+    model: Path,
+    states: Sequence[Path],
+    stream: Path,
+    outs: Sequence[Path],
+    *,
+    editing: EditSettings,
+    references: Path | None,
+    generation: GenerationSettings | None,
+) -> None:
+    """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on the stream.
+
+    The word weights of consistency come from the whole stream's reference texts, so that checkpoints compare.
+    """
+    loaded = load(model, device=editing.device, dtype=editing.dtype)
+    requests = load_requests(stream, references=references).requests
+    tfidf = _word_weights(requests) if generation is not None else None
+    for state, out in zip(states or [None], outs, strict=True):
+        upto = len(requests) if state is None else _put(loaded, state)
+        frame = evaluate_requests(
+            loaded.model, loaded.tokenizer, requests[:upto], generation=generation, tfidf=tfidf
+        )
+        write_csv(frame, out)
+        print(f"{out}: {upto} records", flush=True)
+
+
+def _word_weights(requests: Sequence[EditRequest]) -> Any:
+    """TF-IDF weights over the distinct reference texts, or None where there are none."""
+    texts = sorted({text for request in requests for text in request.references})
+    return fit_tfidf(texts) if texts else None
+
+
+def score_states(
+    model: Path,
+    states: Sequence[Path],
+    outs: Sequence[Path],
+    *,
+    editing: EditSettings,
+    tasks: TaskSettings,
+    include_path: Path | None,
+) -> None:
+    """General ability of each state, one CSV a state; without states, of the unedited model."""
+    loaded = load(model, device=editing.device, dtype=editing.dtype)
+    for state, out in zip(states or [None], outs, strict=True):
+        if state is not None:
+            _put(loaded, state)
+        frame = evaluate_tasks(
+            loaded.model,
+            loaded.tokenizer,
+            list(tasks.names),
+            include_path=include_path,
+            limit=tasks.limit,
+            num_fewshot=tasks.fewshot,
+        )
+        write_csv(frame, out)
+        print(f"{out}: {len(frame)} tasks", flush=True)
+
+
+def _put(loaded: LoadedModel, path: Path) -> int:
+    """Put a state's evaluated weights into the model; returns the edits it holds."""
+    state = EditState.load(path)
+    parts = adapter(loaded.model)
+    for layer, weight in state.weights.items():
+        parts.set_weight(layer, weight)
+    return state.position
+
+
+def compare_neurons(
+    models: Mapping[str, tuple[Path, EditSettings]],
+    states: Sequence[tuple[Mapping[str, Any], Path]],
+    tables: Path,
+) -> None:
+    """Write neuron_cosine.csv and neurons.safetensors into ``tables`` (``sphere.tables.neurons``).
+
+    ``models`` maps a name to its folder and settings; ``states`` are (names of the stream, path of its state).
+    """
+    layers: dict[str, set[int]] = {name: set() for name in models}
+    for names, path in states:
+        layers[names["model"]] |= EditState.load(path).weights.keys()
+    originals = {}
+    for name, (folder, editing) in models.items():
+        parts = adapter(load(folder, device="cpu", dtype=editing.dtype).model)
+        originals[name] = {layer: parts.weight(layer).float().numpy() for layer in sorted(layers[name])}
+
+    def edited() -> Iterator[tuple[Mapping[str, Any], dict[int, Any]]]:
+        for names, path in states:
+            yield names, {layer: weight.numpy() for layer, weight in EditState.load(path).weights.items()}
+
+    gather_neurons(tables, originals, edited())

@@ -1,0 +1,96 @@
+"""95 % confidence intervals and rank correlations. Every interval says in `kind` what it was taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf, isfinite, nan, sqrt
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+LEVEL = 0.95
+OVER_SEEDS = "t over seeds"
+OVER_RECORDS = "normal over records"
+OVER_ITEMS = "normal over items"
+NO_INTERVAL = "none"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its 95 % interval; low and high are NaN and `kind` is "none" where one value leaves no spread."""
+
+    mean: float
+    low: float
+    high: float
+    kind: str
+    n: int  # finite values the mean was taken over
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's r_s and its two-sided p over n pairs; NaN below three pairs or where one side never changes."""
+
+    r: float
+    p: float
+    n: int
+
+
+def over_seeds(values: Iterable[float]) -> Interval:
+    """Student's t interval of a mean over seeds; values that are not finite are left out."""
+    return _mean_interval(values, OVER_SEEDS, student=True)
+
+
+def over_records(values: Iterable[float]) -> Interval:
+    """Normal interval of a mean over the records of one seed; values that are not finite are left out."""
+    return _mean_interval(values, OVER_RECORDS, student=False)
+
+
+def from_stderr(mean: float, stderr: float, n: int = 1) -> Interval:
+    """Normal interval from a standard error over test items, such as the harness reports."""
+    if not isfinite(stderr):
+        return Interval(mean, nan, nan, NO_INTERVAL, n)
+    reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * stderr
+    return Interval(mean, mean - reach, mean + reach, OVER_ITEMS, n)
+
+
+def _mean_interval(values: Iterable[float], kind: str, *, student: bool) -> Interval:
+    sample = np.asarray(list(values), dtype=np.float64)
+    sample = sample[np.isfinite(sample)]
+    n = len(sample)
+    mean = float(sample.mean()) if n else nan
+    if n < 2:
+        return Interval(mean, nan, nan, NO_INTERVAL, n)
+    quantile = stats.t.ppf((1 + LEVEL) / 2, n - 1) if student else stats.norm.ppf((1 + LEVEL) / 2)
+    reach = float(quantile) * float(sample.std(ddof=1)) / sqrt(n)
+    return Interval(mean, mean - reach, mean + reach, kind, n)
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> Correlation:
+    """Spearman's rank correlation of the pairs of which neither side is NaN (infinite values keep their rank)."""
+    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    known = ~(np.isnan(first) | np.isnan(second))
+    first, second = first[known], second[known]
+    if len(first) < 3 or len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
+        return Correlation(nan, nan, len(first))
+    ranks = stats.rankdata(first), stats.rankdata(second)
+    r = float(np.clip(np.corrcoef(*ranks)[0, 1], -1, 1))
+    degrees = len(first) - 2
+    t = inf if abs(r) >= 1 - 1e-12 else abs(r) * sqrt(degrees / (1 - r * r))
+    return Correlation(r, float(2 * stats.t.sf(t, degrees)), len(first))
+
+
+def slope(x: ArrayLike, y: ArrayLike) -> float:
+    """Least-squares slope of y on x over the finite pairs; NaN below three pairs or where x never changes."""
+    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    known = np.isfinite(first) & np.isfinite(second)
+    first, second = first[known], second[known]
+    if len(first) < 3 or np.ptp(first) == 0:
+        return nan
+    centred = first - first.mean()
+    return float(centred @ (second - second.mean()) / (centred @ centred))

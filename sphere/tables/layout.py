@@ -1,0 +1,116 @@
+"""Names, order and metric families: the vocabulary that tables, figures and claims share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+PRE_EDITED = "pre-edited"
+PROJECTION = "sphere"
+
+METRICS = ("efficacy", "generalization", "specificity")
+FAMILIES = ("success", "accuracy", "token_accuracy", "generation")
+TEXT_METRICS = ("fluency", "consistency")
+TEXT_FAMILY = "text"  # the family under which fluency and consistency are gathered
+
+METHOD_LABELS = {
+    PRE_EDITED: "Pre-edited",
+    "ft": "FT",
+    "rome": "ROME",
+    "memit": "MEMIT",
+    "memit-seq": "MEMIT-seq",
+    "prune": "PRUNE",
+    "rect": "RECT",
+    "revive": "REVIVE",
+    "encore": "ENCORE",
+    "alphaedit": "AlphaEdit",
+    PROJECTION: "SPHERE",
+}
+DATASET_LABELS = {"counterfact": "CounterFact", "zsre": "zsRE"}
+FAMILY_LABELS = {
+    "success": "success",
+    "accuracy": "accuracy",
+    "token_accuracy": "token accuracy",
+    "generation": "generation",
+    TEXT_FAMILY: "generated text",
+}
+ABILITY_LABELS = {
+    "reasoning": "Reasoning",
+    "nli": "NLI",
+    "open_qa": "Open-domain QA",
+    "open_domain_qa": "Open-domain QA",
+    "closed_qa": "Closed-domain QA",
+    "closed_domain_qa": "Closed-domain QA",
+}
+
+
+def method_label(name: str) -> str:
+    """The name a method carries in print: `memit+sphere` -> `MEMIT + SPHERE`; an unknown name stays as it is."""
+    if name == f"alphaedit+{PROJECTION}":
+        return METHOD_LABELS[PROJECTION]
+    return " + ".join(METHOD_LABELS.get(part, part) for part in name.split("+"))
+
+
+def dataset_label(name: str) -> str:
+    return DATASET_LABELS.get(name, name)
+
+
+def ability_label(family: str) -> str:
+    return ABILITY_LABELS.get(re.sub(r"[^a-z]+", "_", family.casefold()), family)
+
+
+def family_label(family: str) -> str:
+    return FAMILY_LABELS.get(family, family)
+
+
+def ordered_methods(names: Iterable[str]) -> list[str]:
+    """Unique names in the order of print: pre-edited, baselines each followed by its `+sphere`, SPHERE last."""
+    ranks = {name: rank for rank, name in enumerate(METHOD_LABELS)}
+    return sorted(set(names), key=lambda name: (is_headline(name), ranks.get(base_of(name) or name, len(ranks)), name))
+
+
+def is_headline(name: str) -> bool:
+    """True for the paper's own method: `sphere`, which is `alphaedit+sphere`."""
+    return name in (PROJECTION, f"alphaedit+{PROJECTION}")
+
+
+def base_of(name: str) -> str | None:
+    """The method the projection was added to (`sphere` -> `alphaedit`), or None for one without it."""
+    if name == PROJECTION:
+        return "alphaedit"
+    parts = name.split("+")
+    return "+".join(parts[:-1]) if len(parts) > 1 and parts[-1] == PROJECTION else None
+
+
+def projected_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """(baseline, baseline with the projection) for every baseline of which both are present, in order of print."""
+    present = set(names)
+    pairs: dict[str, str] = {}
+    for name in ordered_methods(present):
+        base = base_of(name)
+        if base is not None and base in present:
+            pairs.setdefault(base, name)
+    return [(base, pairs[base]) for base in ordered_methods(pairs)]
+
+
+def is_baseline(name: str) -> bool:
+    """True for a method that edits without the projection."""
+    return name != PRE_EDITED and base_of(name) is None
+
+
+def family_of(dataset: str) -> str:
+    """The family of metrics a dataset's columns show unless told otherwise, as in the paper's Table 1."""
+    return "token_accuracy" if dataset.casefold().startswith("zsre") else "accuracy"
+
+
+def paper_name(name: str, known: Iterable[str]) -> str | None:
+    """The paper's spelling of a model or method of ours, or None where the paper does not have it.
+
+    `LLaMA3-8B-Instruct`, `llama3_8b` and `meta-llama-3-8b-instruct` are all the paper's `LLaMA3-8B`.
+    """
+    return next((each for each in known if _bare(each) == _bare(name)), None)
+
+
+def _bare(name: str) -> str:
+    bare = re.sub(r"[^a-z0-9]+", "", name.casefold())
+    return bare.removesuffix("instruct").removeprefix("meta")

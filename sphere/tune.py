@@ -1,0 +1,108 @@
+"""Hyperparameter search on held-out edits: the same number of trials and of edits for every method.
+
+The score looks at the whole trial stream, not at its first batch alone: it is the mean, over the trial's batches, of the
+harmonic mean of efficacy, generalization and specificity (accuracy family) on all edits made so far. The tuning records'
+facts are none of the test stream's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sphere.artifacts import write_csv, write_json
+from sphere.config import EditSettings, TuningSettings
+from sphere.contexts import Contexts
+from sphere.data import load_requests
+from sphere.errors import InputError, NumericalError
+from sphere.methods import resolve
+from sphere.metrics import evaluate_requests
+from sphere.models import adapter, load
+from sphere.progress import track
+from sphere.sequential import Editor
+from sphere.stats import Statistics
+
+METRICS = ("efficacy", "generalization", "specificity")
+
+
+def trials(grid: Mapping[str, Sequence[Any]], count: int, *, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """At most ``count`` settings out of the grid's product; all of them where there are no more, else drawn by ``rng``."""
+    product = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    if len(product) <= count:
+        return product
+    return [product[i] for i in sorted(rng.choice(len(product), size=count, replace=False))]
+
+
+def score(frame: pd.DataFrame) -> float:
+    """Harmonic mean of the accuracy family's three means; 0 as soon as one of them is."""
+    means = [float(frame[f"accuracy_{metric}"].mean()) for metric in METRICS]
+    return len(means) / sum(1 / mean for mean in means) if min(means) > 0 else 0.0
+
+
+def tune(
+    model_dir: Path,
+    requests: Path,
+    *,
+    method: str,
+    hyperparameters: Mapping[str, Any],
+    grid: Mapping[str, Sequence[Any]],
+    tuning: TuningSettings,
+    editing: EditSettings,
+    contexts: Path,
+    statistics: Path,
+    batch_size: int,
+    out_chosen: Path,
+    out_trials: Path,
+) -> None:
+    """Write the best trial's hyperparameters (JSON) and all trials (CSV) of ``method`` on one model.
+
+    A trial that diverges scores 0. Ties go to the earlier trial. Raises InputError if every trial scores 0.
+    """
+    loaded = load(model_dir, device=editing.device, dtype=editing.dtype)
+    parts = adapter(loaded.model)
+    every = load_requests(requests).requests
+    if len(every) < tuning.edits:
+        raise InputError(f"{requests} has {len(every)} usable records, tuning.edits asks for {tuning.edits}")
+    stream = every[: tuning.edits]
+    moments = Statistics.load(statistics, device=parts.device)
+    prefixes = Contexts.read(contexts)
+    pretrained = {i: parts.weight(i).clone() for i in range(parts.n_layers)}
+    rows: list[dict[str, Any]] = []
+    candidates = trials(grid, tuning.trials, rng=np.random.default_rng([tuning.seed, 11]))
+    for number, candidate in enumerate(track(candidates, f"tuning {method}")):
+        for i, weight in pretrained.items():
+            parts.set_weight(i, weight)
+        editor = Editor(
+            loaded.model,
+            loaded.tokenizer,
+            resolve(method, hyperparameters={**hyperparameters, **candidate}),
+            layers=editing.layers,
+            values=editing.values,
+            contexts=prefixes,
+            statistics=moments,
+            seed=tuning.seed,
+            energy_every=tuning.edits + 1,
+        )
+        row: dict[str, Any] = {"trial": number, **candidate}
+        scores: list[float] = []
+        try:
+            for start in range(0, len(stream), batch_size):
+                editor.run(stream[start : start + batch_size], batch_size=batch_size)
+                frame = evaluate_requests(loaded.model, loaded.tokenizer, stream[: start + batch_size])
+                scores.append(score(frame))
+                row |= {metric: float(frame[f"accuracy_{metric}"].mean()) for metric in METRICS}
+        except NumericalError as error:
+            row["note"] = str(error)
+            scores = [0.0]
+        rows.append({**row, "score": float(np.mean(scores))})
+    frame = pd.DataFrame(rows)
+    best = int(frame["score"].to_numpy().argmax())
+    if frame["score"].iloc[best] <= 0:
+        raise InputError(f"no trial of {method} edits anything: widen tuning_grid.{method} in the model's file")
+    write_csv(frame, out_trials)
+    write_json({"method": method, "hyperparameters": candidates[best], "score": float(frame["score"].iloc[best])}, out_chosen)

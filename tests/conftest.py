@@ -1,0 +1,133 @@
+"""Tiny random models and tokenizers for every test, made in seconds without network or files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+FAMILIES = ("llama", "qwen2", "mistral", "gpt2", "gptj", "gpt_neox")
+
+TEXTS = (
+    "The mother tongue of Ada Lovelace is English.",
+    "Ada Lovelace lives in the city of London, and Emil Zátopek in Prague.",
+    "What is the profession of Emil Zátopek? He is a runner in the new city of Old York.",
+    "The capital of France is Paris; the capital of Italy is Rome, not New York City.",
+    "nq question: who plays the violin in the orchestra of Vienna?",
+    "Łódź and São Paulo are cities; 東京 is one too. {| class = table |}",
+)
+
+ModelMaker = Callable[..., PreTrainedModel]
+TokenizerMaker = Callable[..., PreTrainedTokenizerFast]
+
+
+@cache
+def _trained(add_bos: bool) -> str:
+    """The JSON of a byte-level BPE tokenizer of 384 tokens trained on ``TEXTS``."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    if add_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        )
+    else:
+        tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer.to_str()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> TokenizerMaker:
+    """``tiny_tokenizer(add_bos)``: a fresh fast tokenizer without padding token; BOS or not, the same vocabulary."""
+
+    def make(add_bos: bool) -> PreTrainedTokenizerFast:
+        return PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(_trained(add_bos)), bos_token="<s>", eos_token="</s>"
+        )
+
+    return make
+
+
+def _config(family: str, vocab: int) -> PretrainedConfig:
+    special = {"bos_token_id": 0, "eos_token_id": 1}
+    if family in ("llama", "qwen2", "mistral"):
+        kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, "mistral": MistralConfig}[family]
+        return kind(
+            vocab_size=vocab,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=128,
+            tie_word_embeddings=False,
+            **special,
+        )
+    if family == "gpt_neox":
+        return GPTNeoXConfig(
+            vocab_size=vocab,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            **special,
+        )
+    kind = {"gpt2": GPT2Config, "gptj": GPTJConfig}[family]
+    rotary = {"rotary_dim": 4} if family == "gptj" else {}
+    return kind(vocab_size=vocab, n_embd=32, n_layer=4, n_head=4, n_inner=64, n_positions=128, **rotary, **special)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> ModelMaker:
+    """``tiny_model(family, vocab, seed=0)``: a fresh float32 CPU model of 4 layers and width 32 in evaluation mode.
+
+    Weights are drawn wide (standard deviation 0.2), so that predictions differ clearly between inputs.
+    """
+
+    def make(family: str, vocab: int, seed: int = 0) -> PreTrainedModel:
+        config = _config(family, vocab)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            for name, parameter in model.named_parameters():
+                if parameter.dim() > 1:
+                    torch.nn.init.normal_(parameter, std=0.2)
+                elif name.endswith("bias"):
+                    torch.nn.init.normal_(parameter, std=0.1)
+        return model.eval().requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sample_data() -> Path:
+    """The folder of real dataset samples (SPHERE_SAMPLE_DATA, or ../shared/data beside the repository)."""
+    folder = Path(os.environ.get("SPHERE_SAMPLE_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no dataset samples at {folder}: set SPHERE_SAMPLE_DATA")
+    return folder

@@ -1,0 +1,255 @@
+"""Records of both schemas, real and broken."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sphere.data import EditRequest, Probe, load_requests, validate_batch
+from sphere.errors import InputError
+
+COUNTERFACT = {
+    "case_id": 17,
+    "pararel_idx": 3,
+    "requested_rewrite": {
+        "prompt": "{} works as a",
+        "relation_id": "P106",
+        "target_new": {"str": " nurse ", "id": "Q1"},
+        "target_true": {"str": "pilot", "id": "Q2"},
+        "subject": "Zoë {Łukasz}",
+    },
+    "paraphrase_prompts": ['{| class="wikitable"\n! Zoë {Łukasz} earns money as a ', "By trade, Zoë {Łukasz} is a"],
+    "neighborhood_prompts": ["Ada works as a", "Ada works as a"],
+    "attribute_prompts": ["Ben works as a"],
+    "generation_prompts": ["Zoë {Łukasz} is known for"],
+}
+ZSRE = {
+    "subject": "Joseph Irlam",
+    "src": "In which war did joseph irlam fight?",
+    "pred": "War of 1812",
+    "rephrase": "What war was it for Joseph Irlam?",
+    "alt": "French and Indian War",
+    "answers": [" American Civil War", "Civil War"],
+    "loc": "nq question: is jaffa cakes a biscuit or a cake",
+    "loc_ans": "Cake",
+    "cond": "",
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def put(content, name="records.json"):
+        path = tmp_path / name
+        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+        return path
+
+    return put
+
+
+def without(record, *path):
+    changed = copy.deepcopy(record)
+    inner = changed
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    return changed
+
+
+def changed(record, value, *path):
+    result = copy.deepcopy(record)
+    inner = result
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return result
+
+
+@pytest.mark.parametrize("name", ["counterfact", "zsre"])
+def test_every_real_record_loads(name, sample_data):
+    path = sample_data / f"{name}_sample.json"
+    records = json.loads(path.read_text(encoding="utf-8"))
+    loaded = load_requests(path)
+    assert len(loaded.requests) + len(loaded.skipped) == len(records) == 1000
+    assert loaded.skipped == ()
+    for request in loaded.requests:
+        assert request.prompt[request.subject_start : request.subject_end] == request.subject
+        assert request.prompt == request.prompt.rstrip()
+        assert request.target_new == request.target_new.strip() != ""
+        assert all(probe.prompt.strip() and probe.target.strip() for probe in request.neighborhood)
+    assert len({request.case_id for request in loaded.requests}) == 1000
+    for start in range(0, 1000, 100):
+        validate_batch(loaded.requests[start : start + 100])
+
+
+def test_counterfact_fields(write):
+    (request,) = load_requests(write([COUNTERFACT])).requests
+    assert request == EditRequest(
+        case_id=17,
+        subject="Zoë {Łukasz}",
+        prompt="Zoë {Łukasz} works as a",
+        subject_start=0,
+        target_new="nurse",
+        target_true="pilot",
+        paraphrases=('{| class="wikitable"\n! Zoë {Łukasz} earns money as a', "By trade, Zoë {Łukasz} is a"),
+        neighborhood=(Probe("Ada works as a", "pilot"), Probe("Ada works as a", "pilot")),
+        generation_prompts=("Zoë {Łukasz} is known for",),
+        relation="P106",
+    )
+
+
+def test_zsre_fields(write):
+    (request,) = load_requests(write([ZSRE])).requests
+    assert request == EditRequest(
+        case_id=0,
+        subject="joseph irlam",  # as the prompt spells it
+        prompt="In which war did joseph irlam fight?",
+        subject_start=17,
+        target_new="American Civil War",
+        target_true=None,
+        paraphrases=("What war was it for Joseph Irlam?",),
+        neighborhood=(Probe("nq question: is jaffa cakes a biscuit or a cake?", "Cake"),),
+    )
+
+
+def test_a_locality_question_keeps_its_own_question_mark(write):
+    (request,) = load_requests(write([changed(ZSRE, "Who is he?", "loc")])).requests
+    assert request.neighborhood[0].prompt == "Who is he?"
+
+
+def test_literal_spelling_is_found_before_other_cases(write):
+    record = changed(changed(ZSRE, "Ann", "subject"), "Was ann or Ann first?", "src")
+    assert load_requests(write([record])).requests[0].subject_start == 11
+
+
+def test_only_what_an_edit_needs_is_required(write):
+    minimal = {"requested_rewrite": {"prompt": "{} is a", "subject": "Ada", "target_new": {"str": "nurse"}}}
+    (request,) = load_requests(write([minimal])).requests
+    assert (request.case_id, request.target_true, request.paraphrases, request.neighborhood) == (0, None, (), ())
+    (question,) = load_requests(write([{"src": "Who is Ada?", "subject": "Ada", "answers": ["a nurse"]}])).requests
+    assert (question.paraphrases, question.neighborhood) == ((), ())
+
+
+def test_unusable_records_are_skipped_with_a_reason(write):
+    loaded = load_requests(write([ZSRE, changed(ZSRE, "Someone Else", "subject")]))
+    assert [request.case_id for request in loaded.requests] == [0]
+    assert loaded.skipped == ((1, "subject not in prompt"),)
+    same = changed(COUNTERFACT, "pilot", "requested_rewrite", "target_new", "str")
+    assert load_requests(write([COUNTERFACT, same])).skipped == ((17, "the new target is the true one"),)
+
+
+def test_a_file_of_unusable_records_is_refused(write):
+    with pytest.raises(InputError, match=r"none of its 1 records is usable.*subject not in prompt"):
+        load_requests(write([changed(ZSRE, "Someone Else", "subject")]))
+
+
+def test_duplicated_prompts_load(write):
+    assert len(load_requests(write([ZSRE, ZSRE])).requests) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"relation_id": "P106", "target_id": "Q1", "samples": [{"text": "A nurse helps."}, {"text": "Nurses."}]}],
+        {"P106": {"Q1": [{"text": "A nurse helps."}, {"text": "Nurses."}], "Q2": [{"text": "A pilot."}]}},
+    ],
+)
+def test_references_are_matched_on_relation_and_new_object(content, write):
+    references = write(content, "references.json")
+    other = changed(COUNTERFACT, "Q9", "requested_rewrite", "target_new", "id")
+    matched, unmatched = load_requests(write([COUNTERFACT, other]), references=references).requests
+    assert matched.references == ("A nurse helps.", "Nurses.")
+    assert unmatched.references == ()
+
+
+def test_broken_references_are_refused(write):
+    references = write([{"relation_id": "P1", "target_id": "Q1", "samples": "text"}], "references.json")
+    with pytest.raises(InputError, match=r'references.json: record 0: "samples"'):
+        load_requests(write([COUNTERFACT]), references=references)
+
+
+REWRITE = "requested_rewrite"
+BROKEN = {
+    "empty file": ("", "is empty"),
+    "only space": (" \n", "is empty"),
+    "not JSON": ("[{]", "is not JSON \\(line 1"),
+    "an object": (COUNTERFACT, "put its records in a list"),
+    "no record": ([], "empty list"),
+    "a record of text": ([COUNTERFACT, "text"], "record 1 is a JSON str"),
+    "unknown schema": ([{"prompt": "Ada is"}], "record 0 is neither CounterFact .* nor zsRE"),
+    "mixed schemas": ([COUNTERFACT, ZSRE], "mixed"),
+    "no subject": ([without(COUNTERFACT, REWRITE, "subject")], 'record 0 \\(case 17\\).*no "subject"'),
+    "no prompt": ([without(COUNTERFACT, REWRITE, "prompt")], 'no "prompt"'),
+    "no new target": ([without(COUNTERFACT, REWRITE, "target_new")], 'no "target_new" object'),
+    "a bare target": ([changed(COUNTERFACT, "nurse", REWRITE, "target_new")], 'no "target_new" object'),
+    "no target text": ([without(COUNTERFACT, REWRITE, "target_new", "str")], 'target_new: no "str"'),
+    "an empty target": ([changed(COUNTERFACT, "  ", REWRITE, "target_new", "str")], '"str" is empty'),
+    "a number as target": ([changed(COUNTERFACT, 7, REWRITE, "target_new", "str")], '"str" is int, not text'),
+    "no braces": ([changed(COUNTERFACT, "Ada is a", REWRITE, "prompt")], "exactly once"),
+    "two braces": ([changed(COUNTERFACT, "{} {} is a", REWRITE, "prompt")], "exactly once"),
+    "rewrite of text": ([changed(COUNTERFACT, "text", REWRITE)], "is not an object"),
+    "no true target for neighbours": ([without(COUNTERFACT, REWRITE, "target_true")], 'no "target_true"'),
+    "paraphrases of text": ([changed(COUNTERFACT, "text", "paraphrase_prompts")], "not a list"),
+    "an empty paraphrase": (
+        [changed(COUNTERFACT, ["a", ""], "paraphrase_prompts")],
+        r'"paraphrase_prompts"\[1\] is empty',
+    ),
+    "case id of text": ([changed(COUNTERFACT, "17", "case_id")], "not an integer"),
+    "no answers": ([without(ZSRE, "answers")], "neither"),
+    "an empty list of answers": ([changed(ZSRE, [], "answers")], '"answers" is empty'),
+    "an empty answer": ([changed(ZSRE, [" "], "answers")], r'"answers"\[0\] is empty'),
+    "an empty subject": ([changed(ZSRE, "", "subject")], '"subject" is empty'),
+    "a question without answer": ([without(ZSRE, "loc_ans")], 'no "loc_ans"'),
+    "an answer without question": ([without(ZSRE, "loc")], 'no "loc"'),
+    "half a surrogate pair": ([changed(ZSRE, "Ada \ud800", "src")], "surrogate"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_input_is_one_line_that_names_the_file_and_the_fault(name, write):
+    content, message = BROKEN[name]
+    with pytest.raises(InputError, match=message) as caught:
+        load_requests(write(content))
+    assert "records.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.json cannot be read"):
+        load_requests(tmp_path / "nowhere.json")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_requests(tmp_path)
+    (tmp_path / "latin.json").write_bytes('[{"src": "é"}]'.encode("latin-1"))
+    with pytest.raises(InputError, match="is not UTF-8"):
+        load_requests(tmp_path / "latin.json")
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path):
+    (tmp_path / "bom.json").write_text(json.dumps([ZSRE]), encoding="utf-8-sig")
+    assert len(load_requests(tmp_path / "bom.json").requests) == 1
+
+
+visible = st.text(st.characters(exclude_categories=("Cs", "Cc"))).filter(lambda text: text.strip())
+
+
+@given(before=st.text(st.characters(exclude_characters="{}", exclude_categories=("Cs",))), subject=visible)
+def test_a_subject_is_found_where_its_template_put_it(before, subject, tmp_path_factory):
+    path = tmp_path_factory.mktemp("property") / "records.json"
+    rewrite = {"prompt": before + "{} is", "subject": subject, "target_new": {"str": "x"}}
+    path.write_text(json.dumps([{"requested_rewrite": rewrite}]), encoding="utf-8")
+    (request,) = load_requests(path).requests
+    assert request.subject_start == len(before)
+    assert request.prompt[request.subject_start : request.subject_end] == request.subject == subject.strip()
+
+
+def test_a_batch_may_not_contradict_or_repeat_itself(write):
+    first = load_requests(write([COUNTERFACT])).requests[0]
+    validate_batch([first, replace(first, case_id=18)])  # the same edit twice is odd, but can be satisfied
+    with pytest.raises(InputError, match="case 17 appears twice"):
+        validate_batch([first, first])
+    with pytest.raises(InputError, match="cases 17 and 18 contradict each other"):
+        validate_batch([first, replace(first, case_id=18, target_new="baker")])

@@ -1,0 +1,167 @@
+"""General ability on local tasks: right numbers, no network, no traces."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import socket
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from sphere.errors import InputError
+from sphere.general_ability import COLUMNS, TASK_FAMILIES, evaluate_tasks
+
+ITEMS = [
+    {"text": "The capital of France is", "choices": ["Paris", "London", "New York City"], "label": 0},
+    {"text": "Ada Lovelace lives in the city of", "choices": ["Prague", "London"], "label": 1},
+    {"text": "Emil Zátopek is a", "choices": ["runner", "violin", "city"], "label": 0},
+    {"text": "Łódź and São Paulo are", "choices": ["cities", "the mother tongue"], "label": 0},
+    {"text": "He plays the", "choices": ["orchestra", "violin"], "label": 1},
+]
+
+
+def write_task(folder, name, data_files, **changes):
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(item) + "\n" for item in ITEMS), encoding="utf-8")
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": data_files},
+        "output_type": "multiple_choice",
+        "test_split": "test",
+        "doc_to_text": "{{text}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{label}}",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        "metadata": {"version": 1.0},
+        **changes,
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+
+
+@pytest.fixture
+def tasks(tmp_path):
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    write_task(folder, "world_nli", {"test": "world_nli.jsonl"})
+    write_task(folder, "other", {"test": str(folder / "other.jsonl")})
+    return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def most_likely(model, tokenizer, item):
+    """Index of the choice with the highest summed log-likelihood, one plain forward pass a choice."""
+    totals = []
+    for choice in item["choices"]:
+        ids = tokenizer(f"{item['text']} {choice}")["input_ids"]
+        start = len(tokenizer(item["text"])["input_ids"])
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        totals.append(sum(float(logits[i - 1, ids[i]]) for i in range(start, len(ids))))
+    return max(range(len(totals)), key=totals.__getitem__)
+
+
+def test_accuracy_of_local_tasks_is_what_the_likelihoods_say(tasks, tiny_model, tiny_tokenizer, no_network, capfd):
+    tokenizer = tiny_tokenizer(False)
+    model = tiny_model("llama", len(tokenizer))
+    frame = evaluate_tasks(model, tokenizer, ["world_nli", "other"], include_path=tasks, batch_size=2)
+    right = [most_likely(model, tokenizer, item) == item["label"] for item in ITEMS]
+    share = sum(right) / len(right)
+    assert tuple(frame.columns) == COLUMNS
+    assert frame["task"].tolist() == ["world_nli", "other"]
+    assert frame["family"].tolist() == ["nli", "other"]
+    assert frame["metric"].tolist() == ["acc", "acc"]
+    assert frame["n"].tolist() == [5, 5]
+    assert frame["value"].tolist() == pytest.approx([share, share])
+    assert frame["stderr"].tolist() == pytest.approx([math.sqrt(share * (1 - share) / (len(right) - 1))] * 2)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_nothing_of_the_callers_is_changed(tasks, tiny_model, tiny_tokenizer):
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    evaluate_tasks(model, tokenizer, ["other"], include_path=tasks, limit=2)
+    assert tokenizer.pad_token is None
+    assert torch.equal(state[0], torch.get_rng_state())
+    assert state[1:] == (np.random.get_state()[1].tolist(), random.getstate())
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_local_tasks_leave_nothing_in_the_users_cache(tasks, tmp_path, tiny_model, tiny_tokenizer, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    tokenizer = tiny_tokenizer(True)
+    evaluate_tasks(tiny_model("llama", len(tokenizer)), tokenizer, ["other"], include_path=tasks, limit=1)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_limit_and_few_shots(tasks, tiny_model, tiny_tokenizer):
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    frame = evaluate_tasks(model, tokenizer, ["other"], include_path=tasks, limit=1)
+    assert frame["n"].tolist() == [1]
+    assert frame["stderr"].isna().all()
+    shots = [evaluate_tasks(model, tokenizer, ["other"], include_path=tasks, num_fewshot=1, seed=s) for s in (3, 3)]
+    assert shots[0].equals(shots[1])
+
+
+def test_exact_match_of_a_generation_task(tasks, tiny_model, tiny_tokenizer):
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    write_task(
+        tasks,
+        "free",
+        {"test": "free.jsonl"},
+        output_type="generate_until",
+        doc_to_choice=None,
+        doc_to_target="{{choices[label]}}",
+        generation_kwargs={"until": ["\n"], "max_gen_toks": 4, "do_sample": False},
+        metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    )
+    (row,) = evaluate_tasks(model, tokenizer, ["free"], include_path=tasks).to_dict("records")
+    assert (row["metric"], row["value"], row["n"]) == ("exact_match", 0, 5)
+
+
+def test_the_papers_four_abilities_have_two_tasks_each():
+    families = list(TASK_FAMILIES.values())
+    assert {family: families.count(family) for family in families} == {
+        "reasoning": 2,
+        "nli": 2,
+        "open_domain_qa": 2,
+        "closed_domain_qa": 2,
+    }
+
+
+def test_an_unknown_task_gets_a_suggestion(tasks, tiny_model, tiny_tokenizer):
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    with pytest.raises(InputError, match="unknown general-ability task 'world_nil': did you mean 'world_nli'"):
+        evaluate_tasks(model, tokenizer, ["world_nil"], include_path=tasks)
+    with pytest.raises(InputError, match="no general-ability task"):
+        evaluate_tasks(model, tokenizer, [], include_path=tasks)
+
+
+def test_unusable_tasks_are_named_in_one_line(tasks, tiny_model, tiny_tokenizer):
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    write_task(tasks, "lost", {"test": "nowhere.jsonl"})
+    with pytest.raises(InputError, match="task 'lost' cannot be loaded") as caught:
+        evaluate_tasks(model, tokenizer, ["lost"], include_path=tasks)
+    assert "\n" not in str(caught.value)
+    write_task(tasks, "odd", {"test": "odd.jsonl"}, metric_list=[{"metric": "acc_norm"}])
+    with pytest.raises(InputError, match="'odd' reports none of acc, exact_match"):
+        evaluate_tasks(model, tokenizer, ["odd"], include_path=tasks)
+    with pytest.raises(InputError, match="not a folder"):
+        evaluate_tasks(model, tokenizer, ["lost"], include_path=tasks / "no")

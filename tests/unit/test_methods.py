@@ -1,0 +1,194 @@
+"""Methods by name: composition, settings, and errors that say what was meant."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sphere.errors import InputError
+from sphere.methods import Method, method_names, nearest, resolve
+from sphere.postprocess.base import POSTPROCESSES
+from sphere.postprocess.base import register as register_postprocess
+from sphere.postprocess.sphere import Sphere
+from sphere.solvers.base import SOLVERS, ClosedFormSolver, GradientSolver
+from sphere.solvers.base import register as register_solver
+from sphere.solvers.memit import Memit
+
+NAMES = ("ft", "rome", "memit", "memit-seq", "prune", "rect", "alphaedit", "encore", "revive", "sphere")
+
+
+def components(method: Method) -> tuple[str, ...]:
+    return (method.solver.name, *(each.name for each in method.postprocess))
+
+
+def test_the_names_are_the_documented_ones():
+    assert method_names() == NAMES
+
+
+def test_every_component_is_some_row_s():
+    used = {part for name in NAMES for part in components(resolve(name))}
+    assert used == set(SOLVERS) | set(POSTPROCESSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("memit", ("memit",)),
+        ("prune", ("memit", "prune")),
+        ("rect", ("memit", "rect")),
+        ("revive", ("memit", "revive")),
+        ("sphere", ("alphaedit", "sphere")),
+        ("alphaedit+sphere", ("alphaedit", "sphere")),
+        ("rect+sphere", ("memit", "rect", "sphere")),
+        ("encore+rect+sphere", ("encore", "rect", "sphere")),
+    ],
+)
+def test_names_compose(name, parts):
+    method = resolve(name)
+    assert method.name == name
+    assert components(method) == parts
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(f"{name}+sphere" for name in NAMES if name != "sphere")])
+def test_every_name_resolves_and_its_settings_rebuild_it(name):
+    method = resolve(name)
+    assert resolve(name, hyperparameters=method.hyperparameters) == method
+    assert isinstance(method.solver, ClosedFormSolver | GradientSolver)
+
+
+def test_the_settings_are_the_paper_s():
+    sphere = resolve("sphere")
+    assert sphere.postprocess == resolve("alphaedit+sphere").postprocess
+    assert sphere.hyperparameters == {
+        "ridge": 10,
+        "nullspace_threshold": 0.02,
+        "nullspace_fraction": None,
+        "scope": "layer",
+        "eta": 0.5,
+        "alpha": 0.5,
+        "directions": "pretrained",
+    }
+    for name in ("memit", "prune", "rect", "memit-seq"):
+        assert resolve(f"{name}+sphere").postprocess[-1] == Sphere(
+            eta=0.5, alpha=0.8, directions="pretrained", scope="batch"
+        )
+        assert resolve(name).hyperparameters["second_moment_weight"] == 15_000
+    assert resolve("encore").hyperparameters["ridge"] == 20
+    assert resolve("rect").hyperparameters["keep_fraction"] == 0.4
+    assert resolve("rome").hyperparameters["second_moment"] == "identity"
+    ft = resolve("ft").hyperparameters
+    assert (ft["lr"], ft["epochs"], ft["objective"]) == (5e-4, 25, "target")
+
+
+def test_hyperparameters_go_to_the_component_that_has_them():
+    method = resolve("memit+sphere", hyperparameters={"second_moment_weight": 500, "alpha": 0.3})
+    assert method.solver == Memit(second_moment_weight=500)
+    assert method.postprocess == (Sphere(alpha=0.3),)
+    over_the_row = resolve("sphere", hyperparameters={"alpha": 0.9}).hyperparameters
+    assert (over_the_row["alpha"], over_the_row["scope"]) == (0.9, "layer")
+
+
+def test_rows_add_methods_and_replace_them():
+    rows = {
+        "mine": {"solver": "encore", "postprocess": ["sphere"], "hyperparameters": {"ridge": 3, "alpha": 1}},
+        "memit": {"solver": "memit", "hyperparameters": {"second_moment_weight": 7}},
+    }
+    mine = resolve("mine", rows=rows)
+    assert components(mine) == ("encore", "sphere")
+    assert (mine.hyperparameters["ridge"], mine.hyperparameters["alpha"]) == (3, 1)
+    assert resolve("memit+sphere", rows=rows).hyperparameters["second_moment_weight"] == 7
+    assert method_names(rows) == (*NAMES, "mine")
+    assert method_names() == NAMES
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("memmit", "unknown method 'memmit': did you mean 'memit'?"),
+        ("alpha-edit", "unknown method 'alpha-edit': did you mean 'alphaedit'?"),
+        ("zzz", "unknown method 'zzz': choose from alphaedit, "),
+        ("memmit+sphere", "unknown method 'memmit': did you mean 'memit'?"),
+        (
+            "memit+spere",
+            "method 'memit+spere' names the unknown post-process 'spere': did you mean 'sphere'?",
+        ),
+        ("memit+", "method 'memit+' names the unknown post-process ''"),
+        ("sphere+sphere", "method 'sphere+sphere' applies sphere, sphere: name each post-process once"),
+        ("", "unknown method ''"),
+    ],
+)
+def test_unknown_names_say_what_was_meant(name, message):
+    with pytest.raises(InputError) as caught:
+        resolve(name)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyperparameters", "message"),
+    [
+        ("sphere", {"aplha": 0.5}, "method 'sphere' has no hyperparameter 'aplha': did you mean 'alpha'?"),
+        (
+            "memit",
+            {"eta": 0.5},
+            "method 'memit' has no hyperparameter 'eta': choose from second_moment_weight",
+        ),
+        (
+            "memit+sphere",
+            {"alpha": 1.5},
+            "method 'memit+sphere': alpha: input should be less than or equal to 1",
+        ),
+        ("memit", {"second_moment_weight": float("nan")}, "method 'memit': second_moment_weight: "),
+        ("memit", {"second_moment_weight": 0}, "method 'memit': second_moment_weight: "),
+        (
+            "rome",
+            {"second_moment": "both"},
+            "method 'rome': second_moment: input should be 'identity' or 'data'",
+        ),
+        ("ft", {"epochs": 2.5}, "method 'ft': epochs: "),
+    ],
+)
+def test_bad_settings_name_the_key_and_the_value(name, hyperparameters, message):
+    with pytest.raises(InputError) as caught:
+        resolve(name, hyperparameters=hyperparameters)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"solver": "memmit"}, "names the unknown solver 'memmit': did you mean 'memit'?"),
+        ({"solver": "memit", "post": []}, "method row 'mine': post: "),
+        ({}, "method row 'mine': solver: field required"),
+        (None, "method row 'mine': the row: "),
+        ({"solver": "memit", "hyperparameters": {"etta": 1}}, "has no hyperparameter 'etta'"),
+    ],
+)
+def test_bad_rows_are_named(row, message):
+    with pytest.raises(InputError) as caught:
+        resolve("mine", rows={"mine": row})
+    assert message in str(caught.value)
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(InputError, match="two solvers are called 'memit'"):
+        register_solver(Memit)
+    with pytest.raises(InputError, match="two post-processes are called 'sphere'"):
+        register_postprocess(Sphere)
+
+
+def test_nearest():
+    assert nearest("etta", ["eta", "alpha"]) == ": did you mean 'eta'?"
+    assert nearest("q", ["eta", "alpha"]) == ": choose from alpha, eta"
+
+
+def test_naming_methods_costs_no_torch():
+    """A study is parsed before any tool that needs torch is chosen."""
+    code = """
+import sys
+from sphere.methods import method_names, resolve
+assert all(resolve(name).hyperparameters for name in method_names())
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

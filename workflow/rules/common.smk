@@ -1,0 +1,136 @@
+# The validated study, and the helpers that rules share. Rules see the configuration only through these.
+import re
+import sys
+from pathlib import Path
+
+from sphere.config import WorldSource, load_study
+from sphere.errors import InputError
+from sphere.methods import nearest
+
+KEYS = ("study", "results")
+
+for key in config:
+    if key not in KEYS:
+        sys.exit(f"error: --config or config.yaml: unknown key {key!r}{nearest(key, KEYS)}")
+
+try:
+    WHOLE = load_study(str(config["study"]))
+except InputError as error:
+    sys.exit(f"error: {error}")
+
+STUDY = WHOLE.study
+MODELS = WHOLE.models
+PRE_EDITED = "pre-edited"
+STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
+
+# An evaluation job takes all checkpoints of a stream, or each checkpoint has a job of its own.
+EVALUATED = [f"edits{edits}" for edits in STUDY.checkpoints] if STUDY.evaluate == "stream" else ["edits{edits}"]
+EVALUATION = "stream" if STUDY.evaluate == "stream" else "edits{edits}"
+
+
+pathvars:
+    results=str(config["results"]),
+    study=f"<results>/{STUDY.name}",
+    stream=STREAM,
+    logs="<study>/logs",
+    benchmarks="<study>/benchmarks",
+
+
+def alternatives(names):
+    """A regular expression that matches just these names; none of them matches nothing."""
+    return "|".join(re.escape(str(name)) for name in names) or "(?!)"
+
+
+wildcard_constraints:
+    model=alternatives(MODELS),
+    dataset=alternatives(STUDY.datasets),
+    method=alternatives(STUDY.methods),
+    seed=alternatives(STUDY.seeds),
+    edits=alternatives(STUDY.checkpoints),
+    item=alternatives(WHOLE.downloads),
+
+
+def of_model(get):
+    """A function of the wildcards: ``get`` of the settings of the job's model."""
+    return lambda wildcards: get(MODELS[wildcards.model])
+
+
+def growing(amount):
+    """A resource that grows by ``amount`` with each attempt."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def model_resource(name):
+    """A resource of the job's model, growing by as much again with each attempt."""
+    return lambda wildcards, attempt: getattr(MODELS[wildcards.model].resources, name) * attempt
+
+
+def gpus(wildcards):
+    return MODELS[wildcards.model].resources.gpu
+
+
+def dataset_file(wildcards):
+    """The file a dataset's records come from."""
+    dataset = STUDY.datasets[wildcards.dataset]
+    if dataset.source == "world":
+        return f"<study>/world/{wildcards.dataset}.json"
+    return str(dataset.path) if dataset.source == "path" else f"<results>/downloads/{dataset.item}.json"
+
+
+def references(wildcards):
+    """The file with a dataset's reference texts, or none."""
+    dataset = STUDY.datasets[wildcards.dataset]
+    if dataset.source == "world":
+        return "<study>/world/references.json"
+    if dataset.references is None:
+        return []
+    return dataset.references if dataset.source == "path" else f"<results>/downloads/{dataset.references}.json"
+
+
+def own(*names):
+    """Those of a rule's inputs that are a user's own files where the job's dataset is one; see sphere.job."""
+    return lambda wildcards: (list(names) if STUDY.datasets[wildcards.dataset].source == "path" else [])
+
+
+def statistics_corpus(wildcards):
+    """The text that key statistics are taken from."""
+    return "<study>/corpus.txt" if STUDY.corpus else "<study>/world/corpus.txt"
+
+
+def previous_state(wildcards):
+    """The state a segment starts from: that of the checkpoint before it, or none at the stream's start."""
+    index = STUDY.checkpoints.index(int(wildcards.edits))
+    return f"<stream>/edits{STUDY.checkpoints[index - 1]}/state.safetensors" if index else []
+
+
+def kept(path):
+    """``path``, to be removed once every job that needs it is done, if the study keeps no states."""
+    return path if STUDY.keep_states else temp(path)
+
+
+def tuned(wildcards):
+    """The hyperparameters that tuning chose for the job's method, or none."""
+    return "<study>/{model}/tuning/{method}.json" if STUDY.tuning else []
+
+
+def evaluated(name):
+    """The files called ``name`` of the checkpoints that one evaluation job takes."""
+    return expand(f"{STREAM}/{{part}}/{name}", part=EVALUATED, allow_missing=True)
+
+
+def over_streams(*names, edits=STUDY.checkpoints):
+    """The files called ``names`` of every model, dataset, method, seed and checkpoint of the study."""
+    return expand(
+        f"{STREAM}/edits{{edits}}/{{name}}",
+        name=names,
+        model=MODELS,
+        dataset=STUDY.datasets,
+        method=STUDY.methods,
+        seed=STUDY.seeds,
+        edits=edits,
+    )
+
+
+def caption(kind, name):
+    """The caption beside a figure or table in the report."""
+    return f"../report/{kind}_{name}.rst"

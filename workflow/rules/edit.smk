@@ -1,0 +1,61 @@
+# Editing. The state after a checkpoint is made from the state of the checkpoint before it.
+rule tune:
+    input:
+        model="<study>/{model}/model",
+        contexts="<study>/{model}/contexts.json",
+        statistics="<study>/{model}/statistics.safetensors",
+        requests="<study>/world/tuning_counterfact.json",
+    output:
+        chosen="<study>/{model}/tuning/{method}.json",
+        trials="<study>/{model}/tuning/{method}.csv",
+    params:
+        tuning=STUDY.tuning.plain() if STUDY.tuning else None,
+        grid=lambda wildcards: MODELS[wildcards.model].plain()["tuning_grid"].get(wildcards.method, {}),
+        hyperparameters=lambda wildcards: MODELS[wildcards.model].methods.get(wildcards.method, {}),
+        editing=of_model(lambda model: model.edit_settings().plain()),
+        batch_size=STUDY.batch_size,
+    log:
+        "<logs>/{model}/tune/{method}.log",
+    benchmark:
+        "<benchmarks>/{model}/tune/{method}.tsv"
+    threads: 1
+    resources:
+        mem_mb=model_resource("mem_mb"),
+        runtime=model_resource("runtime"),
+        gpu=gpus,
+    conda:
+        "../../envs/edit.yaml"
+    script:
+        "../scripts/tune.py"
+
+
+rule edit:
+    input:
+        model="<study>/{model}/model",
+        contexts="<study>/{model}/contexts.json",
+        statistics="<study>/{model}/statistics.safetensors",
+        stream="<study>/streams/{dataset}/seed{seed}.json",
+        tuned=tuned,
+        previous=previous_state,
+    output:
+        state=kept("<stream>/edits{edits}/state.safetensors"),
+        energy=ensure("<stream>/edits{edits}/energy.csv", non_empty=True),
+        timing=ensure("<stream>/edits{edits}/timing.csv", non_empty=True),
+    params:
+        hyperparameters=lambda wildcards: MODELS[wildcards.model].methods.get(wildcards.method, {}),
+        editing=of_model(lambda model: model.edit_settings().plain()),
+        batch_size=STUDY.batch_size,
+        energy_every=STUDY.energy_every,
+    log:
+        "<logs>/{model}/{dataset}/{method}/seed{seed}/edit_{edits}.log",
+    benchmark:
+        "<benchmarks>/{model}/{dataset}/{method}/seed{seed}/edit_{edits}.tsv"
+    threads: 1
+    resources:
+        mem_mb=model_resource("mem_mb"),
+        runtime=model_resource("runtime"),
+        gpu=gpus,
+    conda:
+        "../../envs/edit.yaml"
+    script:
+        "../scripts/edit.py"

@@ -1,0 +1,39 @@
+# Editing metrics, over all edits made so far.
+rule evaluate_pre_edited:
+    input:
+        model="<study>/{model}/model",
+        stream=f"<study>/streams/{{dataset}}/seed{STUDY.seeds[0]}.json",
+        references=references,
+    output:
+        editing=ensure(f"<study>/{{model}}/{{dataset}}/{PRE_EDITED}/editing.csv", non_empty=True),
+    params:
+        editing=of_model(lambda model: model.edit_settings().plain()),
+        generation=STUDY.generation.plain() if STUDY.generation else None,
+        sources=own("references"),
+    log:
+        f"<logs>/{{model}}/{{dataset}}/evaluate_{PRE_EDITED}.log",
+    benchmark:
+        f"<benchmarks>/{{model}}/{{dataset}}/evaluate_{PRE_EDITED}.tsv"
+    threads: 1
+    resources:
+        mem_mb=model_resource("mem_mb"),
+        runtime=model_resource("runtime"),
+        gpu=gpus,
+    conda:
+        "../../envs/evaluate.yaml"
+    script:
+        "../scripts/evaluate.py"
+
+
+use rule evaluate_pre_edited as evaluate with:
+    input:
+        model="<study>/{model}/model",
+        stream="<study>/streams/{dataset}/seed{seed}.json",
+        references=references,
+        states=evaluated("state.safetensors"),
+    output:
+        editing=ensure(evaluated("editing.csv"), non_empty=True),
+    log:
+        f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_{EVALUATION}.log",
+    benchmark:
+        f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_{EVALUATION}.tsv"

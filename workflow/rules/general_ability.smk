@@ -1,0 +1,39 @@
+# General ability by lm-evaluation-harness.
+TASKS_OF_WORLD = "<study>/world/tasks" if STUDY.world else []
+
+
+rule ability_pre_edited:
+    input:
+        model="<study>/{model}/model",
+        tasks=TASKS_OF_WORLD,
+    output:
+        ability=ensure(f"<study>/{{model}}/{PRE_EDITED}/general_ability.csv", non_empty=True),
+    params:
+        editing=of_model(lambda model: model.edit_settings().plain()),
+        tasks=STUDY.tasks.plain() if STUDY.tasks else None,
+    log:
+        f"<logs>/{{model}}/ability_{PRE_EDITED}.log",
+    benchmark:
+        f"<benchmarks>/{{model}}/ability_{PRE_EDITED}.tsv"
+    threads: 1
+    resources:
+        mem_mb=model_resource("mem_mb"),
+        runtime=model_resource("runtime"),
+        gpu=gpus,
+    conda:
+        "../../envs/evaluate.yaml"
+    script:
+        "../scripts/general_ability.py"
+
+
+use rule ability_pre_edited as ability with:
+    input:
+        model="<study>/{model}/model",
+        tasks=TASKS_OF_WORLD,
+        states=evaluated("state.safetensors"),
+    output:
+        ability=ensure(evaluated("general_ability.csv"), non_empty=True),
+    log:
+        f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_{EVALUATION}.log",
+    benchmark:
+        f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_{EVALUATION}.tsv"

@@ -1,0 +1,54 @@
+# The base model: trained on the world, or fetched from the hub or a folder.
+WORLD_MODELS = [name for name, model in MODELS.items() if isinstance(model.source, WorldSource)]
+
+
+localrules:
+    fetch_model,
+
+
+rule train_model:
+    input:
+        corpus="<study>/world/corpus.txt",
+        probes="<study>/world/probes.json",
+    output:
+        model=directory("<study>/{model}/model"),
+        training="<study>/{model}/training.csv",
+    params:
+        training=of_model(lambda model: model.source.training.plain()),
+        device=of_model(lambda model: model.device),
+    log:
+        "<logs>/{model}/train_model.log",
+    benchmark:
+        "<benchmarks>/{model}/train_model.tsv"
+    threads: STUDY.threads
+    resources:
+        mem_mb=model_resource("mem_mb"),
+        runtime=model_resource("runtime"),
+        gpu=gpus,
+    conda:
+        "../../envs/model.yaml"
+    wildcard_constraints:
+        model=alternatives(WORLD_MODELS),
+    script:
+        "../scripts/train_model.py"
+
+
+rule fetch_model:
+    output:
+        model=directory("<study>/{model}/model"),
+    params:
+        source=of_model(lambda model: model.source.plain()),
+    log:
+        "<logs>/{model}/fetch_model.log",
+    benchmark:
+        "<benchmarks>/{model}/fetch_model.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(120),
+    conda:
+        "../../envs/model.yaml"
+    wildcard_constraints:
+        model=alternatives(MODELS.keys() - WORLD_MODELS),
+    script:
+        "../scripts/fetch_model.py"

@@ -1,0 +1,179 @@
+# Tables, figures and claims from the streams' CSVs, and the report that shows them.
+from sphere.figures import FIGURES
+from sphere.tables import SUMMARIES, TABLES
+
+FINAL = STUDY.checkpoints[-1:]
+
+
+localrules:
+    report,
+
+
+rule gather:
+    input:
+        pre_edited=expand(
+            f"<study>/{{model}}/{{dataset}}/{PRE_EDITED}/editing.csv",
+            model=MODELS,
+            dataset=STUDY.datasets,
+        ),
+        streams=over_streams("editing.csv", "energy.csv", "timing.csv"),
+        ability=over_streams("general_ability.csv") if STUDY.tasks else [],
+        ability_pre_edited=(
+            expand(f"<study>/{{model}}/{PRE_EDITED}/general_ability.csv", model=MODELS) if STUDY.tasks else []
+        ),
+        training=expand("<study>/{model}/training.csv", model=WORLD_MODELS),
+        tuning=(
+            expand(
+                "<study>/{model}/tuning/{method}.csv",
+                model=MODELS,
+                method=STUDY.methods,
+            )
+            if STUDY.tuning
+            else []
+        ),
+    output:
+        summaries=expand("<study>/tables/{name}.csv", name=SUMMARIES),
+    params:
+        study={
+            "models": list(MODELS),
+            "datasets": list(STUDY.datasets),
+            "methods": list(STUDY.methods),
+            "seeds": list(STUDY.seeds),
+            "checkpoints": list(STUDY.checkpoints),
+        },
+    log:
+        "<logs>/gather.log",
+    benchmark:
+        "<benchmarks>/gather.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(20),
+    conda:
+        "../../envs/report.yaml"
+    script:
+        "../scripts/gather.py"
+
+
+rule neurons:
+    input:
+        models=expand("<study>/{model}/model", model=MODELS),
+        states=over_streams("state.safetensors", edits=FINAL),
+    output:
+        cosine=ensure("<study>/tables/neuron_cosine.csv", non_empty=True),
+        sample="<study>/tables/neurons.safetensors",
+    params:
+        streams=[
+            {
+                "model": model,
+                "dataset": dataset,
+                "method": method,
+                "seed": seed,
+                "edits": edits,
+            }
+            for model in MODELS
+            for dataset in STUDY.datasets
+            for method in STUDY.methods
+            for seed in STUDY.seeds
+            for edits in FINAL
+        ],
+        editing=[model.edit_settings().plain() for model in MODELS.values()],
+    log:
+        "<logs>/neurons.log",
+    benchmark:
+        "<benchmarks>/neurons.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(max(model.resources.mem_mb for model in MODELS.values())),
+        runtime=growing(120),
+    conda:
+        "../../envs/edit.yaml"
+    script:
+        "../scripts/neurons.py"
+
+
+rule tables:
+    input:
+        summaries=rules.gather.output.summaries,
+        published="config/published",
+    output:
+        [
+            report(
+                f"<study>/tables/{name}.csv",
+                caption=caption("table", name),
+                category="Tables",
+                labels={"table": name},
+            )
+            for name in TABLES
+        ],
+        expand("<study>/tables/{name}.{ext}", name=TABLES, ext=["md", "tex"]),
+    params:
+        sources=["published"],
+    log:
+        "<logs>/tables.log",
+    benchmark:
+        "<benchmarks>/tables.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(20),
+    conda:
+        "../../envs/report.yaml"
+    script:
+        "../scripts/tables.py"
+
+
+rule figures:
+    input:
+        summaries=rules.gather.output.summaries,
+        neurons=rules.neurons.output,
+        published="config/published",
+    output:
+        [
+            report(
+                f"<study>/figures/{name}.svg",
+                caption=caption("figure", name),
+                category="Figures",
+                labels={"figure": name},
+            )
+            for name in FIGURES
+        ],
+        expand("<study>/figures/{name}.{ext}", name=FIGURES, ext=["pdf", "png"]),
+    params:
+        sources=["published"],
+    log:
+        "<logs>/figures.log",
+    benchmark:
+        "<benchmarks>/figures.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
+    conda:
+        "../../envs/report.yaml"
+    script:
+        "../scripts/figures.py"
+
+
+rule report:
+    input:
+        rules.tables.output,
+        rules.figures.output,
+    output:
+        html=ensure("<study>/report.html", non_empty=True),
+    params:
+        snakefile=workflow.main_snakefile,
+        overrides=[f"{key}={config[key]}" for key in KEYS],
+    log:
+        "<logs>/report.log",
+    benchmark:
+        "<benchmarks>/report.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(20),
+    conda:
+        "../../envs/report.yaml"
+    shell:
+        "snakemake tables figures claims --report {output.html} --snakefile {params.snakefile:q} --nolock"
+        " --workflow-profile none --config {params.overrides:q} > {log} 2>&1"

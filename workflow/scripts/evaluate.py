@@ -1,0 +1,21 @@
+"""Evaluate the states of one or more checkpoints of a stream, or the unedited model, on the edits made so far."""
+
+from pathlib import Path
+
+from sphere.config import EditSettings
+from sphere.job import job, paths
+
+with job(snakemake, sources=snakemake.params.sources):
+    from sphere.generation import GenerationSettings
+    from sphere.stages import evaluate_states
+
+    files, generation = snakemake.input, snakemake.params.generation
+    evaluate_states(
+        Path(files.model),
+        paths(files.get("states")),
+        Path(files.stream),
+        paths(snakemake.output.editing),
+        editing=EditSettings(**snakemake.params.editing),
+        references=Path(files.references) if files.references else None,
+        generation=GenerationSettings(**generation) if generation else None,
+    )

@@ -1,0 +1,11 @@
+"""Gather the CSVs of all streams into the study's tidy tables."""
+
+from pathlib import Path
+
+from sphere.job import job
+from sphere.tables import gather
+
+with job(snakemake):
+    tables = Path(snakemake.output.summaries[0]).parent
+    missing = gather(tables.parent, snakemake.params.study, tables)
+    print(*(f"not there: {path}" for path in missing), sep="\n")

@@ -1,0 +1,19 @@
+"""Score the general ability of the states of one or more checkpoints of a stream, or of the unedited model."""
+
+from pathlib import Path
+
+from sphere.config import EditSettings, TaskSettings
+from sphere.job import job, paths
+
+with job(snakemake):
+    from sphere.stages import score_states
+
+    files = snakemake.input
+    score_states(
+        Path(files.model),
+        paths(files.get("states")),
+        paths(snakemake.output.ability),
+        editing=EditSettings(**snakemake.params.editing),
+        tasks=TaskSettings(**snakemake.params.tasks),
+        include_path=Path(files.tasks) if files.tasks else None,
+    )

@@ -1,0 +1,17 @@
+"""Take the key second moments of the edited layers over a corpus."""
+
+from pathlib import Path
+
+from sphere.job import job
+
+with job(snakemake):
+    from sphere.models import adapter, load
+    from sphere.stats import collect_statistics, read_documents
+
+    settings = dict(snakemake.params.statistics)
+    documents = read_documents(snakemake.input.corpus)[: settings.pop("documents")]
+    loaded = load(snakemake.input.model, **snakemake.params.load)
+    statistics = collect_statistics(
+        adapter(loaded.model), loaded.tokenizer, documents, snakemake.params.layers, **settings
+    )
+    statistics.save(Path(snakemake.output.statistics))

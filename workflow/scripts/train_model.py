@@ -1,0 +1,20 @@
+"""Train the embedded base model on the world's corpus."""
+
+from pathlib import Path
+
+from sphere.artifacts import write_csv
+from sphere.config import TrainingSettings
+from sphere.job import job
+
+with job(snakemake):
+    from sphere.training import train
+
+    settings = TrainingSettings(**snakemake.params.training)
+    curve = train(
+        Path(snakemake.input.corpus).parent,
+        Path(snakemake.output.model),
+        settings,
+        seed=settings.seed,
+        device=snakemake.params.device,
+    )
+    write_csv(curve, snakemake.output.training)

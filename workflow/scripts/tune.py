@@ -1,0 +1,25 @@
+"""Try a method's hyperparameters on held-out edits and keep the best."""
+
+from pathlib import Path
+
+from sphere.config import EditSettings, TuningSettings
+from sphere.job import job
+
+with job(snakemake):
+    from sphere.tune import tune
+
+    files, params = snakemake.input, snakemake.params
+    tune(
+        Path(files.model),
+        Path(files.requests),
+        method=snakemake.wildcards.method,
+        hyperparameters=params.hyperparameters,
+        grid=params.grid,
+        tuning=TuningSettings(**params.tuning),
+        editing=EditSettings(**params.editing),
+        contexts=Path(files.contexts),
+        statistics=Path(files.statistics),
+        batch_size=params.batch_size,
+        out_chosen=Path(snakemake.output.chosen),
+        out_trials=Path(snakemake.output.trials),
+    )
