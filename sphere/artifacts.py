@@ -3,7 +3,8 @@
 One rule for every artefact, whatever its kind: ``folder/name`` has its provenance in ``folder/provenance/name.json``,
 
     sha256      digest of the artefact itself (a folder's is over its files' names and contents)
-    code        version of sphere; libraries: versions of what computes
+    job         the rule and wildcards of the job that made it
+    code        version and digest of sphere's sources; libraries: versions of what computes
     settings    everything from the configuration that the making job was given, and settings_sha256 over it
     ancestors   every artefact it was made from, near and far: path (relative to the artefact's folder) -> sha256
 
@@ -20,6 +21,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +122,12 @@ def provenance(path: str | Path) -> dict[str, Any]:
     return record
 
 
-def record(path: str | Path, *, settings: Mapping[str, Any], ancestors: Mapping[Path, str]) -> None:
+def record(
+    path: str | Path, *, job: Mapping[str, Any], settings: Mapping[str, Any], ancestors: Mapping[Path, str]
+) -> None:
     """Write the provenance of the finished artefact ``path``.
 
-    ``ancestors`` maps absolute paths to digests, as ``lineage`` returns them.
+    ``job`` says what ran, ``ancestors`` maps absolute paths to digests, as ``lineage`` returns them.
     """
     path = Path(path)
     here = path.resolve().parent
@@ -131,7 +135,8 @@ def record(path: str | Path, *, settings: Mapping[str, Any], ancestors: Mapping[
     write_json(
         {
             "sha256": digest(path),
-            "code": sphere.__version__,
+            "job": dict(job),
+            "code": {"version": sphere.__version__, "sources": sources_digest()},
             "libraries": {name: found for name in LIBRARIES if (found := _version(name))},
             "settings": dict(settings),
             "settings_sha256": config_digest(settings),
@@ -139,6 +144,14 @@ def record(path: str | Path, *, settings: Mapping[str, Any], ancestors: Mapping[
         },
         sidecar(path),
     )
+
+
+@cache
+def sources_digest() -> str:
+    """sha256 of this package's own Python and YAML files: tells two states of the code apart, committed or not."""
+    root = Path(__file__).parent
+    files = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".yaml"))
+    return config_digest([[str(path.relative_to(root)), digest(path)] for path in files])
 
 
 def _version(library: str) -> str | None:
@@ -186,11 +199,10 @@ def lineage(artefacts: Iterable[str | Path], *, sources: Iterable[str | Path] = 
     return known
 
 
-def same_settings(path: str | Path, settings: Mapping[str, Any], *, except_for: Iterable[str] = ()) -> None:
-    """Refuse to continue ``path`` under other settings than it was made with; StaleArtifact names the first that differs."""
-    free = set(except_for)
+def same_settings(path: str | Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to continue ``path`` under other settings than it was made with; names the first that differs."""
     recorded = provenance(path)["settings"]
-    for key in sorted((recorded.keys() | settings.keys()) - free):
+    for key in sorted(recorded.keys() | settings.keys()):
         if config_digest(recorded.get(key)) != config_digest(settings.get(key)):
             raise StaleArtifact(
                 f"{path} was made with {key} = {recorded.get(key)!r}, this job has {settings.get(key)!r}: "

@@ -1,14 +1,15 @@
-"""``sphere energy | edit | evaluate``: the library on any local Hugging Face model, without a workflow."""
+"""``sphere energy | edit | evaluate``: the library on any local model, without a workflow (docs/cli.md)."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import math
+import os
 import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -17,10 +18,17 @@ from rich.console import Console
 from rich.table import Table
 
 import sphere
-from sphere.config import EditSettings
-from sphere.errors import InputError
+from sphere.config import Settings, ValueSettings
+from sphere.errors import InputError, NumericalError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Edit facts in language models, and measure what it does.")
+if TYPE_CHECKING:
+    from sphere.models import LoadedModel
+    from sphere.sequential import Record
+
+app = typer.Typer(
+    add_completion=False,
+    help="Edit facts in language models, and measure what it does. --debug, anywhere, shows tracebacks.",
+)
 
 ModelDir = Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal language model.")]
 Requests = Annotated[Path, typer.Argument(help="Records in CounterFact's or zsRE's own schema (JSON).")]
@@ -39,16 +47,27 @@ def energy(
     device: Device = "auto",
     dtype: Dtype = None,
 ) -> None:
-    """Hyperspherical energy of each layer's MLP output projection (rows are neurons)."""
-    from sphere.energy import measure_energy
-    from sphere.models import adapter, load
+    """Hyperspherical energy of each layer's MLP output projection (rows are neurons).
 
+    It is infinite, in JSON null, where two rows point the same way: coincident_pairs counts them.
+    """
     chosen = None if layers is None else _layers(layers)
-    parts = adapter(load(model_dir, device=device, dtype=dtype).model)
+    from sphere.energy import measure_energy
+    from sphere.models import adapter
+
+    parts = adapter(_load(model_dir, device, dtype).model)
     rows = []
-    for layer in chosen if chosen is not None else range(parts.n_layers):
+    for layer in range(parts.n_layers) if chosen is None else chosen:
         found = measure_energy(parts.weight(layer), s=s)
-        rows.append({"layer": layer, "he_sum": found.sum, "he_mean": found.mean, "zero_rows": found.zero_rows})
+        rows.append(
+            {
+                "layer": layer,
+                "he_sum": found.sum,
+                "he_mean": found.mean,
+                "zero_rows": found.zero_rows,
+                "coincident_pairs": found.coincident_pairs,
+            }
+        )
     _print(rows, as_json, f"Hyperspherical energy, s = {s:g}")
 
 
@@ -59,43 +78,48 @@ def edit_model(
     method: Annotated[str, typer.Option(help="Such as memit, alphaedit, sphere or memit+sphere.")],
     out: Annotated[Path, typer.Option(help="New folder for the edited model.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 100,
-    corpus: Annotated[Path | None, typer.Option(help="Text for the key statistics; blank lines separate documents.")] = None,
-    hyperparameters: Annotated[Path | None, typer.Option(help="YAML: the method's settings; layers and values too.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sampled contexts.")] = 0,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Text for the key statistics; blank lines separate documents.")
+    ] = None,
+    hyperparameters: Annotated[
+        Path | None, typer.Option(help="YAML: the method's settings, and layers and values.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled contexts.")] = 0,
     limit: Limit = None,
     device: Device = "auto",
     dtype: Dtype = None,
 ) -> None:
     """Edit the facts of REQUESTS into a model, batch after batch, and write the edited model to --out."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out} exists already: name a new folder")
-    settings, own = _hyperparameters(hyperparameters)
+    _check_out(out)
+    where, own = _hyperparameters(hyperparameters)
 
     from sphere.data import load_requests
     from sphere.methods import resolve
-    from sphere.models import load
-    from sphere.sequential import Record, default_layers, edit
+    from sphere.models import adapter
+    from sphere.sequential import default_layers, edit, edited_layers, needs_statistics
     from sphere.stats import read_documents
 
-    resolve(method, hyperparameters=own)  # a wrong name or value is answered before anything is loaded
-    documents = read_documents(corpus) if corpus is not None else None
-    loaded_requests = load_requests(requests)
-    chosen = loaded_requests.requests[:limit]
-    loaded = load(model_dir, device=device, dtype=dtype)
-    layers = settings.layers if settings else default_layers(loaded.model.config.num_hidden_layers)
+    chosen = resolve(method, hyperparameters=own)  # what is wrong is said before anything is loaded
+    if needs_statistics(chosen) and corpus is None:
+        raise InputError(f"{method} needs key statistics: give the text to take them from with --corpus FILE.txt")
+    documents = None if corpus is None else read_documents(corpus)
+    found = load_requests(requests)
+    facts = found.requests[:limit]
+    loaded = _load(model_dir, device, dtype)
+    layers = where.layers or default_layers(adapter(loaded.model).n_layers)
     records: list[Record] = []
 
     def done(record: Record) -> None:
         records.append(record)
-        print(f"{record.edits}/{len(chosen)} edits", file=sys.stderr, flush=True)
+        print(f"{record.edits}/{len(facts)} edits", flush=True)
 
     edit(
         loaded.model,
         loaded.tokenizer,
-        chosen,
+        facts,
         method=method,
         layers=layers,
-        values=settings.values if settings else None,
+        values=where.values,
         corpus=documents,
         hyperparameters=own,
         batch_size=batch_size,
@@ -104,18 +128,20 @@ def edit_model(
     )
     note = {
         "method": method,
-        "hyperparameters": resolve(method, hyperparameters=own).hyperparameters,
-        "layers": list(layers),
+        "hyperparameters": chosen.hyperparameters,
+        "layers": list(edited_layers(chosen, layers)),
+        "values": where.values.plain(),
         "requests": str(requests),
-        "edits": len(chosen),
-        "skipped": [{"case_id": case, "reason": reason} for case, reason in loaded_requests.skipped],
+        "edits": len(facts),
+        "batch_size": batch_size,
+        "skipped": [{"case_id": case, "reason": reason} for case, reason in found.skipped],
         "seed": seed,
         "sphere": sphere.__version__,
         "energy": [row for record in records for row in record.energy],
     }
     _save(loaded, out, note)
-    skipped = f" ({len(loaded_requests.skipped)} records skipped, see {out / 'sphere.json'})" if loaded_requests.skipped else ""
-    print(f"{len(chosen)} edits by {method} written to {out}{skipped}")
+    skipped = f" ({len(found.skipped)} records skipped, see {out / 'sphere.json'})" if found.skipped else ""
+    print(f"{len(facts)} edits by {method} written to {out}{skipped}")
 
 
 @app.command()
@@ -130,10 +156,9 @@ def evaluate(
     """Editing metrics of a model on REQUESTS: success, accuracy and token accuracy, each with its standard error."""
     from sphere.data import load_requests
     from sphere.metrics import evaluate_requests
-    from sphere.models import load
 
     found = load_requests(requests)
-    loaded = load(edited_dir, device=device, dtype=dtype)
+    loaded = _load(edited_dir, device, dtype)
     frame = evaluate_requests(loaded.model, loaded.tokenizer, found.requests[:limit])
     rows = []
     for column in frame.columns.drop("case_id"):
@@ -141,9 +166,37 @@ def evaluate(
         if len(values):
             stderr = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
             rows.append({"metric": column, "mean": float(values.mean()), "stderr": stderr, "n": len(values)})
-    if found.skipped:
-        print(f"{len(found.skipped)} records skipped; the first: {found.skipped[0][1]}", file=sys.stderr)
     _print(rows, as_json, f"{edited_dir} on {requests}")
+    if found.skipped:
+        case, reason = found.skipped[0]
+        print(f"{len(found.skipped)} records skipped; case {case}: {reason}", file=sys.stderr)
+
+
+class EditFile(Settings):
+    """What a hyperparameters file may say beside the method's own settings."""
+
+    layers: tuple[int, ...] | None = None
+    """Edited layers, ascending; null: MEMIT's, scaled to the model's depth."""
+    values: ValueSettings = ValueSettings()
+
+
+def _hyperparameters(path: Path | None) -> tuple[EditFile, dict[str, Any]]:
+    """The file's ``layers`` and ``values``, and the method's own settings."""
+    if path is None:
+        return EditFile(), {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--hyperparameters {path} cannot be read as YAML: {error}") from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"--hyperparameters {path} holds no settings: write lines of 'name: value'")
+    own = {str(key): value for key, value in content.items() if key not in EditFile.model_fields}
+    try:
+        return EditFile(**{key: content[key] for key in content.keys() & EditFile.model_fields.keys()}), own
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        name, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
+        raise InputError(f"--hyperparameters {path}: {name}: {message} (got {problem['input']!r})") from error
 
 
 def _layers(text: str) -> tuple[int, ...]:
@@ -153,45 +206,53 @@ def _layers(text: str) -> tuple[int, ...]:
         raise InputError(f"--layers {text!r}: give numbers separated by commas, such as 4,5,6") from None
 
 
-def _hyperparameters(path: Path | None) -> tuple[EditSettings | None, dict[str, Any]]:
-    """The file's ``layers`` and ``values``, if it has them, and the method's own settings."""
-    if path is None:
-        return None, {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--hyperparameters {path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"--hyperparameters {path} holds no settings: write lines of 'name: value'")
-    own = {str(key): value for key, value in content.items() if key not in ("layers", "values")}
-    if not content.keys() & {"layers", "values"}:
-        return None, own
-    if "layers" not in content:
-        raise InputError(f"--hyperparameters {path}: values without layers; name the layers to edit too")
-    try:
-        return EditSettings(layers=content["layers"], values=content.get("values", {})), own
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise InputError(f"--hyperparameters {path}: {where}: {problem['msg']}") from error
+def _check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written, before hours of editing."""
+    if out.exists():
+        raise InputError(f"--out {out} exists already: name a new folder")
+    above = next(parent for parent in out.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"--out {out}: {above} is not a folder you may write to: name another")
 
 
-def _save(loaded: Any, out: Path, note: Mapping[str, Any]) -> None:
+def _load(folder: Path, device: str, dtype: str | None) -> LoadedModel:
+    """The model, with the progress bars and warnings of its library off: stderr is for this program's own errors."""
+    from transformers.utils import logging
+
+    from sphere.models import load
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    return load(folder, device=device, dtype=dtype)
+
+
+def _save(loaded: LoadedModel, out: Path, note: Mapping[str, Any]) -> None:
     """Write model, tokenizer and what was done to ``out``, whole or not at all."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         whole = Path(folder) / "model"
         loaded.model.save_pretrained(whole)
         loaded.tokenizer.save_pretrained(whole)
-        (whole / "sphere.json").write_text(json.dumps(note, indent=1) + "\n", encoding="utf-8")
-        if out.exists():
-            out.rmdir()
-        shutil.move(whole, out)
+        (whole / "sphere.json").write_text(_json(note) + "\n", encoding="utf-8")
+        whole.rename(out)
+
+
+def _json(value: Any) -> str:
+    """JSON in which what is not a finite number is null."""
+    return json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _print(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
     if as_json:
-        print(json.dumps(rows, indent=1))
+        print(_json(rows))
         return
     table = Table(title=title)
     for name in rows[0]:
@@ -205,13 +266,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit code 0, 2 for bad input, 1 for anything else; ``--debug`` shows tracebacks."""
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"] or ["--help"]
     try:
-        code = typer.main.get_command(app).main([a for a in given if a != "--debug"], "sphere", standalone_mode=False)
+        code = typer.main.get_command(app).main(given, "sphere", standalone_mode=False)
     except Exception as error:
         if debug:
             raise
-        bad_input = isinstance(error, InputError) or hasattr(error, "exit_code")
-        message = error.format_message() if hasattr(error, "format_message") else str(error) or type(error).__name__
+        explain = getattr(error, "format_message", None)  # the option parser's errors have it
+        message = explain() if explain else str(error)
+        if not explain and not isinstance(error, InputError | NumericalError):
+            message = f"{type(error).__name__}: {message} (--debug shows where)"
         print(f"sphere: {' '.join(message.split())}", file=sys.stderr)
-        raise SystemExit(2 if bad_input else 1) from None
+        raise SystemExit(2 if explain or isinstance(error, InputError) else 1) from None
     raise SystemExit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,8 @@
 """A study's whole configuration: read from YAML, merged, validated, frozen. No torch import.
 
-``load_study`` reads ``studies/NAME.yaml`` and the ``models/*.yaml`` it names and returns one ``Study``. Every mistake is an
-``InputError`` of one line: the file, the key, and the nearest valid name. config/README.md documents every key, and
-workflow/schemas/ holds the same as JSON Schema; both are checked against this file by tests.
+``load_study`` reads ``studies/NAME.yaml`` and the ``models/*.yaml`` it names and returns one ``Study``. Every mistake
+is an ``InputError`` of one line: the file, the key, and the nearest valid name. config/README.md documents every key,
+and workflow/schemas/ holds the same as JSON Schema; ``python -m sphere.config_reference`` writes both from this file.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+MODEL_FOLDERS = ("world", "streams", "tables", "figures", "claims", "logs", "benchmarks", "provenance")
+"""Folders of results/STUDY beside those of its models."""
+DATASET_FOLDERS = ("model", "tuning", "pre-edited", "provenance")
+"""Folders of results/STUDY/MODEL beside those of its datasets."""
+WORLD_TASKS = ("world_reasoning", "world_nli", "world_open_qa", "world_closed_qa")
+"""The general-ability tasks that a world comes with."""
 Hyperparameters = dict[str, float | int | bool | str | None]
 
 
@@ -60,12 +66,12 @@ class WorldSettings(Settings):
     """Held-out people whose facts only tuning changes."""
     qa_people: Positive = 40
     """People whose facts nobody changes; they carry the open-domain questions."""
-    documents: Positive = 60_000
+    documents: Positive = 120_000
     """Documents in the training corpus."""
-    corpus_shares: tuple[float, float, float, float, float] = (0.5, 0.3, 0.07, 0.06, 0.07)
+    corpus_shares: tuple[float, float, float, float, float] = (0.48, 0.28, 0.07, 0.09, 0.08)
     """Parts of biographies, questions, reasoning, NLI and closed-domain QA among the documents."""
-    named_share: Share = 0.5
-    """How often a biography repeats the name where a pronoun would do."""
+    curriculum: Share = 0.3
+    """Share of the corpus over which people are introduced, from a tenth of them to all; 0 starts with all."""
     task_items: Positive = 200
     """Test items of each general-ability task."""
 
@@ -92,6 +98,7 @@ class TrainingSettings(Settings):
     depth: Positive = 6
     """Layers."""
     heads: Positive = 4
+    """Attention heads."""
     embedding_std: Rate = 1.0
     """Standard deviation of the (untied) token embeddings at the start."""
     output_scale: Rate = 0.1
@@ -101,9 +108,11 @@ class TrainingSettings(Settings):
     batch_size: Positive = 32
     """Rows in a step."""
     steps: Positive = 1500
+    """Optimiser steps."""
     lr: Rate = 2e-3
     """AdamW's peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """AdamW's weight decay, on matrices only."""
     warmup: Count = 20
     """Steps of linear warm-up."""
     decay_share: Share = 0.5
@@ -118,13 +127,16 @@ class WorldSource(Settings):
     """A model that the study trains on its own world."""
 
     kind: Literal["world"]
+    """Trained by the workflow on the study's world."""
     training: TrainingSettings = TrainingSettings()
+    """The model's sizes and its training."""
 
 
 class HubSource(Settings):
     """A model of the Hugging Face hub."""
 
     kind: Literal["hub"]
+    """Downloaded from the Hugging Face hub."""
     id: str
     """Such as meta-llama/Meta-Llama-3-8B-Instruct."""
     revision: str
@@ -135,11 +147,13 @@ class PathSource(Settings):
     """A model folder of your own in Hugging Face's layout."""
 
     kind: Literal["path"]
+    """Taken from a folder."""
     path: Path
+    """The folder; it must hold config.json, a tokenizer and safetensors."""
 
 
 class ValueSettings(Settings):
-    """Optimisation of the target values z (docs/methods, step 2)."""
+    """Optimisation of the target values z (MEMIT, section 4.3.1)."""
 
     lr: Rate = 0.5
     """Adam's learning rate."""
@@ -148,6 +162,7 @@ class ValueSettings(Settings):
     clamp_norm_factor: Rate = 0.75
     """Longest step away from the clean hidden state, as a factor of its norm."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.5
+    """Weight of the step's length in the loss."""
     kl_factor: Annotated[float, Field(ge=0)] = 0.0625
     """Weight of the divergence on "{subject} is a"."""
     stop_loss: Annotated[float, Field(ge=0)] = 0.05
@@ -162,6 +177,7 @@ class ContextSettings(Settings):
     length: Positive = 10
     """Tokens in a prefix."""
     seed: int = 0
+    """Seed of the sampling."""
 
 
 class StatisticsSettings(Settings):
@@ -198,6 +214,7 @@ class EditSettings(Settings):
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     values: ValueSettings = ValueSettings()
+    """How target values are found."""
 
 
 class ModelConfig(EditSettings):
@@ -206,13 +223,17 @@ class ModelConfig(EditSettings):
     name: Name
     """Its folder under results/, and the name in tables."""
     source: Annotated[WorldSource | HubSource | PathSource, Field(discriminator="kind")]
+    """Where the model comes from."""
     contexts: ContextSettings = ContextSettings()
+    """Its context templates."""
     statistics: StatisticsSettings = StatisticsSettings()
+    """Its key statistics."""
     methods: dict[str, Hyperparameters] = {}
     """Hyperparameters by method, over the method's own defaults."""
     tuning_grid: dict[str, dict[str, tuple[float | int | bool | str, ...]]] = {}
     """By method: the values that tuning tries of each hyperparameter."""
     resources: ComputeSettings = ComputeSettings()
+    """What its jobs ask of a machine."""
 
     @model_validator(mode="after")
     def _ascending(self) -> ModelConfig:
@@ -282,6 +303,7 @@ class TuningSettings(Settings):
     edits: Positive = 60
     """Held-out edits in a trial."""
     seed: int = 0
+    """Seed of the draw of settings where the grid has more than ``trials``."""
 
 
 class CorpusSettings(Settings):
@@ -292,7 +314,9 @@ class CorpusSettings(Settings):
     subset: str | None = None
     """Such as 20231101.en."""
     revision: str
+    """Commit, tag or branch; a commit makes the download reproducible."""
     column: str = "text"
+    """The column that holds the text."""
 
 
 class StudyConfig(Settings):
@@ -301,9 +325,11 @@ class StudyConfig(Settings):
     name: Name
     """Its folder under results/."""
     description: str = ""
+    """A line for people."""
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     """Names of config/models/NAME.yaml."""
     datasets: Annotated[dict[Name, DatasetConfig], Field(min_length=1)]
+    """By name: where the edit records come from."""
     methods: Annotated[tuple[str, ...], Field(min_length=1)]
     """Rows of sphere/methods.yaml; NAME+sphere adds the projection to any."""
     seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
@@ -319,10 +345,15 @@ class StudyConfig(Settings):
     energy_every: Positive = 1
     """Batches between rows of energy.csv."""
     tasks: TaskSettings | None = None
+    """General-ability tasks; null runs none."""
     generation: GenerationSettings | None = None
+    """Free generations; null makes none, and with them no fluency and consistency."""
     tuning: TuningSettings | None = None
+    """Hyperparameter search before the streams; null takes the model's ``methods`` as they are."""
     world: WorldSettings | None = None
+    """The fictional world, for a study that makes its own models or datasets."""
     corpus: CorpusSettings | None = None
+    """Text for key statistics; null takes them from the world's corpus."""
     threads: Positive = 2
     """Threads of training; part of the result, since the order of sums depends on it."""
 
@@ -332,6 +363,9 @@ class StudyConfig(Settings):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"{key}: {list(values)} repeats a value")
+        for key, names, taken in (("models", self.models, MODEL_FOLDERS), ("datasets", self.datasets, DATASET_FOLDERS)):
+            if clash := set(names) & set(taken):
+                raise ValueError(f"{key}: {clash.pop()!r} is the name of a folder of the results: choose another")
         if list(self.checkpoints) != sorted(self.checkpoints):
             raise ValueError(f"checkpoints must ascend: {list(self.checkpoints)}")
         for edits in self.checkpoints:
@@ -342,6 +376,11 @@ class StudyConfig(Settings):
                 raise ValueError(f"datasets.{dataset}: source: world needs the study to have a world")
             if settings.source == "world" and dataset not in ("counterfact", "zsre"):
                 raise ValueError(f"datasets: a world has no {dataset!r}{nearest(dataset, ('counterfact', 'zsre'))}")
+        for task in self.tasks.names if self.tasks else ():
+            if task.startswith("world_") and task not in WORLD_TASKS:
+                raise ValueError(f"tasks.names: unknown task {task!r}{nearest(task, WORLD_TASKS)}")
+            if task in WORLD_TASKS and self.world is None:
+                raise ValueError(f"tasks.names: {task!r} needs the study to have a world")
         if self.tuning is not None and self.world is None:
             raise ValueError("tuning needs a world, whose held-out records it edits")
         if self.world is not None:

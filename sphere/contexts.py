@@ -74,6 +74,6 @@ def sample_contexts(
             top = logits.topk(min(top_k, logits.numel()))
             choice = torch.multinomial(top.values.softmax(0), 1, generator=generator)
             ids.append(int(top.indices[choice]))
-        text = starter + tokenizer.decode(ids[begin:], skip_special_tokens=True)
+        text = starter + str(tokenizer.decode(ids[begin:], skip_special_tokens=True))
         prefixes.append(" ".join(text.split()) + ". ")
     return Contexts((("",), tuple(prefixes)))

@@ -1,4 +1,4 @@
-"""Downloads: files by URL and checksum, and models and text of the Hugging Face hub. The only module that uses a network."""
+"""Downloads, the one module that uses a network: files by URL and checksum, models and text of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def fetch_model(source: HubSource | PathSource, out: Path) -> None:
 
 
 def fetch_corpus(source: CorpusSettings, out: Path, *, documents: int) -> None:
-    """Write the first ``documents`` texts of a hub dataset, blank lines within a text removed, separated by blank lines."""
+    """Write the first ``documents`` texts of a hub dataset separated by blank lines, those within a text removed."""
     from datasets import load_dataset
 
     try:

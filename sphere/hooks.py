@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class StopForward(Exception):
+class StopForward(Exception):  # noqa: N818 (a signal, no error)
     """Raised by a hook to end a forward pass whose remaining layers nobody needs."""
 
 

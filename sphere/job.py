@@ -15,16 +15,14 @@ from sphere.errors import InputError, NumericalError
 
 
 @contextmanager
-def job(
-    snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = None, free: Iterable[str] = ()
-) -> Iterator[None]:
+def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = None) -> Iterator[None]:
     """Run the body of a workflow script.
 
     All output goes to the rule's log. Before the body every input is verified against its provenance, and the inputs
     against each other, except those named in ``sources``: a user's own files, which have none. The input named
-    ``continues``, where it is given, must have been made with this job's own settings, the ``free`` ones aside.
-    After the body each output gets its provenance. Bad input ends the job with one line and status 2, anything else with
-    status 1.
+    ``continues``, where it is given, must have been made with this job's own settings.
+    After the body each output gets its provenance. Bad input ends the job with one line and status 2, anything else
+    with status 1.
     """
     with _logged(snakemake.log):
         try:
@@ -33,10 +31,11 @@ def job(
             made = [path for path in map(Path, snakemake.input) if path not in own]
             ancestors = lineage(made, sources=own)
             for path in paths(snakemake.input.get(continues)) if continues else []:
-                same_settings(path, settings, except_for=free)
+                same_settings(path, settings)
             yield
+            what = {"rule": snakemake.rule, "wildcards": dict(snakemake.wildcards.items())}
             for path in snakemake.output:
-                record(path, settings=settings, ancestors=ancestors)
+                record(path, job=what, settings=settings, ancestors=ancestors)
         except (InputError, NumericalError) as error:
             kind = "refused" if isinstance(error, StaleArtifact) else "error"
             print(f"{kind}: {error}", file=sys.stderr)

@@ -118,34 +118,37 @@ def resolve_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"device {device!r} was asked for but torch sees no GPU: use device: auto or cpu")
-    return torch.device(device)
-
-
-def load(
-    path: str | Path,
-    *,
-    device: str = "auto",
-    dtype: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> LoadedModel:
-    """Load a causal language model and its tokenizer for editing (safetensors only, evaluation mode).
-
-    ``dtype`` is a torch dtype's name or None for the checkpoint's own.
-    """
-    place = Path(path)
-    if place.exists() and not (place / "config.json").is_file():
-        raise InputError(f"{path} is not a Hugging Face model folder: it has no config.json")
-    if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise InputError(f"{dtype!r} is not a torch dtype: use float32, bfloat16 or float16")
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype="auto" if dtype is None else getattr(torch, dtype), use_safetensors=True, **options
+        return torch.device(device)
+    except RuntimeError:
+        raise InputError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N") from None
+
+
+def load(path: str | Path, *, device: str = "auto", dtype: str | None = None) -> LoadedModel:
+    """Load a causal language model and its tokenizer from a folder for editing (safetensors only, evaluation mode).
+
+    ``dtype`` is a torch dtype's name or None for the checkpoint's own. Raises InputError if the folder, a file in it,
+    the dtype or the device cannot be used, or if weights are missing.
+    """
+    if not (Path(path) / "config.json").is_file():
+        raise InputError(f"{path} is not a Hugging Face model folder: give one with a config.json")
+    wanted = "auto" if dtype is None else getattr(torch, dtype, None)
+    if wanted != "auto" and not (isinstance(wanted, torch.dtype) and wanted.is_floating_point):
+        raise InputError(f"{dtype!r} is not a torch dtype for weights: use float32, bfloat16 or float16")
+    place = resolve_device(device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=wanted, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be loaded as a causal language model: {str(error).splitlines()[0]}") from error
-    model = model.to(resolve_device(device)).eval()
-    model.requires_grad_(False)
+        model, report = found
+    except Exception as error:  # the readers of configuration, tokenizer and weights each raise their own
+        if isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"{path} cannot be loaded as a causal language model ({reason}): check its files") from error
+    absent = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
+    if absent:
+        raise InputError(f"{path}: {absent[0]} is missing or has another shape than config.json says: check its files")
+    model.to(place).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer)

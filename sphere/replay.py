@@ -20,7 +20,6 @@ from transformers import DynamicCache
 from sphere.hooks import capture_output, hidden
 from sphere.models import Adapter
 
-
 CACHE_ARGUMENTS = ("past_key_values", "layer_past")
 """What architectures call a layer's key-value cache."""
 
@@ -68,10 +67,14 @@ class Replay:
     def select(self, rows: Tensor) -> Replay:
         """The same for some of the rows (int64 indices)."""
         size = self.tail.shape[0]
+
+        def chosen(call: dict[str, Any]) -> dict[str, Any]:
+            return {name: _per_row(value, size, lambda t: t[rows]) for name, value in call.items()}
+
         return Replay(
             self.tail[rows],
             self.upper,
-            [{name: _per_row(value, size, lambda t: t[rows]) for name, value in call.items()} for call in self.arguments],
+            [chosen(call) for call in self.arguments],
             [_Prefix(prefix.keys[rows], prefix.values[rows]) for prefix in self.prefixes],
             self.cache_names,
         )
@@ -108,10 +111,14 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Re
     names = [next(name for name in CACHE_ARGUMENTS if name in call) for call in calls]
     prefixes = []
     for i in range(layer + 1, adapter.n_layers):
-        stored = cache.layers[i]
+        stored: Any = cache.layers[i]
         prefixes.append(_Prefix(stored.keys[:, :, :width].clone(), stored.values[:, :, :width].clone()))
     arguments = [
-        {name: _cut(name, value, len(rows), width) for name, value in call.items() if name not in ("hidden_states", cached)}
+        {
+            name: _cut(name, value, len(rows), width)
+            for name, value in call.items()
+            if name not in ("hidden_states", cached)
+        }
         for call, cached in zip(calls, names, strict=True)
     ]
     return Replay(states[0][:, width:].clone(), upper, arguments, prefixes, names)

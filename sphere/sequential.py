@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,16 +24,18 @@ from sphere.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
 from sphere.config import ValueSettings
 from sphere.contexts import Contexts, sample_contexts
 from sphere.data import EditRequest, validate_batch
-from sphere.directions import principal_directions
+from sphere.directions import PrincipalSpectrum, principal_spectrum
 from sphere.energy import Energy, measure_energy, perturbation, theorem_bound
 from sphere.errors import InputError, NumericalError
 from sphere.hooks import capture_inputs, capture_output, forward
 from sphere.methods import Method, resolve
-from sphere.models import Adapter, adapter
+from sphere.models import adapter
 from sphere.postprocess.base import PostContext
 from sphere.postprocess.sphere import Sphere
 from sphere.solvers.alphaedit import AlphaEdit
 from sphere.solvers.base import ClosedFormSolver, GradientSolver, LayerProblem
+from sphere.solvers.null_space import KeySpectrum, key_spectrum
+from sphere.spectra import Spectra
 from sphere.stats import Statistics, collect_statistics
 from sphere.tokens import encode_many, pad_id, right_pad
 from sphere.values import encode_in_contexts, target_values
@@ -85,7 +87,7 @@ class EditState:
             raise InputError(f"{path} is not an edit state: {error}") from error
         if note is None:
             raise InputError(f"{path} is not an edit state: it was not written by sphere")
-        matrices: dict[str, Matrices] = {"weights": {}, "carried": {}, "past": {}}
+        matrices: dict[str, Any] = {"weights": {}, "carried": {}, "past": {}}
         for name, tensor in tensors.items():
             kind, layer = name.split(".")
             matrices[kind][int(layer)] = tensor
@@ -116,8 +118,8 @@ def weights_digest(weights: Mapping[int, Tensor]) -> str:
 class Editor:
     """One model, one method, and what they need; ``run`` carries a state along a stream of requests.
 
-    The model must be unedited when an Editor is made, unless ``state`` says what it was. Edited weights are kept in float32
-    (or wider) whatever the model's dtype, so that thousands of small updates do not drown in bfloat16's rounding.
+    The model must be unedited when an Editor is made, unless ``state`` says what it was. Edited weights are kept in
+    float32 (or wider) whatever the model's dtype, so that thousands of small updates do not drown in rounding.
     """
 
     def __init__(
@@ -130,38 +132,33 @@ class Editor:
         values: ValueSettings,
         contexts: Contexts,
         statistics: Statistics | None = None,
-        directions: Matrices | None = None,
+        spectra: Spectra | None = None,
         seed: int = 0,
         state: EditState | None = None,
         energy_every: int = 1,
         token_budget: int = DEFAULT_TOKEN_BUDGET,
     ) -> None:
         self.adapter, self.tokenizer, self.method = adapter(model), tokenizer, method
-        self.layers = self._edited_layers(layers)
+        self.layers = edited_layers(method, layers)
+        for i in self.layers:
+            self.adapter.layer(i)  # InputError if the model has no such layer
         self.values, self.contexts, self.seed = values, contexts, seed
         self.energy_every, self.token_budget = energy_every, token_budget
         self.statistics = statistics
         self.dtype = torch.promote_types(self.adapter.dtype, torch.float32)
-        if state is not None and state.pretrained:
+        if state is not None and state.pretrained.keys() >= set(self.layers):
             self.pretrained = {i: state.pretrained[i].to(self.adapter.device) for i in self.layers}
         else:
             self.pretrained = {i: self.adapter.weight(i).to(self.dtype).clone() for i in self.layers}
         self.base = weights_digest(self.pretrained)
         self.state = self._start(state)
         self.second_moments = self._second_moments()
-        self.bases = self._null_spaces()
-        self.directions = self._principal_directions(directions or {})
+        spectra = spectra or Spectra({}, {})
+        self.bases = self._null_spaces(spectra.keys)
+        self.directions = self._principal_directions(spectra.principal)
         self._show(self.state.carried or self.state.weights)
 
     # ------------------------------------------------------------------------------------------ preparation
-
-    def _edited_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
-        """The configured layers, or the solver's single one."""
-        solver = self.method.solver
-        if isinstance(solver, ClosedFormSolver) and not solver.one_at_a_time:
-            return tuple(layers)
-        chosen = getattr(solver, "layer", None)
-        return (layers[-1] if chosen is None else chosen,)
 
     def _start(self, state: EditState | None) -> EditState:
         if state is None:
@@ -178,37 +175,41 @@ class Editor:
                 "continue it on its own pretrained model and layers"
             )
         place = self.adapter.device
-        moved = {
+        moved: dict[str, Any] = {
             kind: {i: t.to(place) for i, t in getattr(state, kind).items()} for kind in ("weights", "carried", "past")
         }
         return replace(state, **moved, pretrained=self.pretrained)
 
     def _second_moments(self) -> Matrices:
-        solver = self.method.solver
-        if not isinstance(solver, ClosedFormSolver) or not (solver.needs_second_moment or solver.needs_null_space):
+        if not needs_statistics(self.method):
             return {}
         if self.statistics is None:
-            raise InputError(f"{self.method.name} needs key second moments: give statistics, or a corpus to take them from")
+            raise InputError(f"{self.method.name} needs key second moments: give statistics")
         missing = [i for i in self.layers if i not in self.statistics.second_moments]
         if missing:
             raise InputError(f"the key statistics lack layer {missing[0]}: collect them for layers {list(self.layers)}")
         return {i: self.statistics.second_moments[i].to(self.adapter.device) for i in self.layers}
 
-    def _null_spaces(self) -> Matrices:
+    def _null_spaces(self, known: Mapping[int, KeySpectrum]) -> Matrices:
         solver = self.method.solver
         if not isinstance(solver, AlphaEdit):
             return {}
-        return {i: solver.null_space(c)[0] for i, c in self.second_moments.items()}
+        place = self.adapter.device
+        return {
+            i: solver.editable(known[i] if i in known else key_spectrum(c)).to(place)
+            for i, c in self.second_moments.items()
+        }
 
-    def _principal_directions(self, known: Matrices) -> Matrices:
-        """Pretrained principal directions if the method projects on them; cached ones only if they carry its eta."""
+    def _principal_directions(self, known: Mapping[int, PrincipalSpectrum]) -> Matrices:
+        """The pretrained principal directions, if the method projects on them."""
         wanted = [p for p in self.method.postprocess if isinstance(p, Sphere) and p.directions == "pretrained"]
         if not wanted or wanted[0].eta == 0 or wanted[0].alpha == 0:
             return {}
-        place = self.adapter.device
-        if all(i in known for i in self.layers):
-            return {i: known[i].to(place) for i in self.layers}
-        return {i: principal_directions(self.pretrained[i], eta=wanted[0].eta) for i in self.layers}
+        place, eta = self.adapter.device, wanted[0].eta
+        return {
+            i: (known[i] if i in known else principal_spectrum(self.pretrained[i])).up_to(eta).to(place)
+            for i in self.layers
+        }
 
     # ------------------------------------------------------------------------------------------------- loop
 
@@ -217,17 +218,18 @@ class Editor:
     ) -> EditState:
         """Edit ``requests`` in order in batches; the model is left with the state's evaluated weights.
 
-        Raises InputError on requests that cannot be edited together, NumericalError on a result that is not finite:
-        the state then is the one after the last whole batch.
+        Raises InputError, before the first batch, on requests that cannot be edited (together), NumericalError on a
+        result that is not finite: state and model are then those after the last whole batch.
         """
-        for start in range(0, len(requests), batch_size):
-            batch = requests[start : start + batch_size]
-            validate_batch(batch)
-            self._show(self.state.carried or self.state.weights)
-            record = self._batch(batch)
-            if on_batch is not None:
-                on_batch(record)
-        self._show(self.state.weights)
+        batches = list(_batches(requests, batch_size, self.tokenizer))
+        try:
+            for batch in batches:
+                self._show(self.state.carried or self.state.weights)
+                record = self._batch(batch)
+                if on_batch is not None:
+                    on_batch(record)
+        finally:
+            self._show(self.state.weights)
         return self.state
 
     def first_record(self) -> Record:
@@ -260,7 +262,8 @@ class Editor:
         after = {i: (before[i].double() + updates[i]).to(self.dtype) for i in self.layers}
         for i, weight in after.items():
             if not torch.isfinite(weight).all():
-                raise NumericalError(f"{self.method.name}: the weight of layer {i} is not finite after batch {state.batch + 1}")
+                name = f"{self.method.name}'s weight of layer {i}"
+                raise NumericalError(f"{name} is not finite after batch {state.batch + 1}: regularise more strongly")
         self._show(after)
         past = state.past
         if isinstance(solver, ClosedFormSolver) and solver.accumulates_keys:
@@ -366,8 +369,9 @@ class Editor:
                 rows.append(encoded.ids[: encoded.subject_last + 1])
         place, each = self.adapter.device, len(contexts.prefixes)
         modules = {i: self.adapter.projection(i) for i in layers}
-        found = {i: torch.empty(len(rows), self.adapter.weight(i).shape[1], dtype=torch.float64, device=place) for i in layers}
-        outputs = torch.empty(len(rows), self.adapter.model.config.hidden_size, dtype=torch.float64, device=place)
+        exact: Any = {"dtype": torch.float64, "device": place}
+        found = {i: torch.empty(len(rows), self.adapter.weight(i).shape[1], **exact) for i in layers}
+        outputs = torch.empty(len(rows), self.adapter.model.config.hidden_size, **exact)
         pad = pad_id(self.tokenizer)
 
         def run(batch: list[int]) -> None:
@@ -418,7 +422,9 @@ class Editor:
         for i in self.layers:
             delta = new[i].sum - old[i].sum
             probe = self.statistics.probe_keys.get(i) if self.statistics is not None else None
-            measured = perturbation(change[i], probe.to(change[i].device)) if probe is not None and probe.numel() else None
+            measured = float("nan")
+            if probe is not None and probe.numel():
+                measured = perturbation(change[i], probe.to(change[i].device))
             rows.append(
                 {
                     "edits": edits,
@@ -428,13 +434,49 @@ class Editor:
                     "he_mean": new[i].mean,
                     "delta_he": delta,
                     "theorem_k": old[i].theorem_constant,
-                    "perturbation": float("nan") if measured is None else measured,
+                    "perturbation": measured,
                     "bound": theorem_bound(delta, old[i].theorem_constant),
                     "update_norm": float(change[i].double().norm()),
                     "weight_norm": float(self.state.weights[i].double().norm()),
                 }
             )
         return rows
+
+
+def edited_layers(method: Method, layers: Sequence[int]) -> tuple[int, ...]:
+    """Those of ``layers`` that ``method`` edits: all, or, for ROME and FT, its own ``layer`` or the last."""
+    if not layers or list(layers) != sorted(set(layers)):
+        raise InputError(f"layers {list(layers)}: give at least one, ascending and without repeats")
+    solver = method.solver
+    if isinstance(solver, ClosedFormSolver) and not solver.one_at_a_time:
+        return tuple(layers)
+    chosen = getattr(solver, "layer", None)
+    return (layers[-1] if chosen is None else chosen,)
+
+
+def needs_statistics(method: Method) -> bool:
+    """Whether ``method`` takes key second moments."""
+    solver = method.solver
+    return isinstance(solver, ClosedFormSolver) and (solver.needs_second_moment or solver.needs_null_space)
+
+
+def _batches(
+    requests: Sequence[EditRequest], size: int, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Sequence[EditRequest]]:
+    """The batches of a stream; InputError on a request, or a batch, that cannot be edited."""
+    if size < 1:
+        raise InputError(f"batch_size is {size}: give at least 1")
+    for r in requests:
+        if not r.subject.strip() or r.prompt[r.subject_start : r.subject_end] != r.subject:
+            raise InputError(
+                f"case {r.case_id}: subject {r.subject!r} is not at character {r.subject_start} of {r.prompt!r}: "
+                "give a subject of its prompt and where it starts"
+            )
+    encode_many(tokenizer, [(r.prompt, r.target_new, r.subject_end) for r in requests])
+    for start in range(0, len(requests), size):
+        batch = requests[start : start + size]
+        validate_batch(batch)
+        yield batch
 
 
 class _Clock:
@@ -485,38 +527,44 @@ def edit(
     """Edit ``model`` in place and return the state, which a later call can continue.
 
     ``statistics`` are the key second moments, or ``corpus`` the documents to take them from (of the unedited model).
-    ``layers`` defaults to MEMIT's choice scaled to the model's depth (``default_layers``), ``contexts`` to five prefixes
-    sampled from the unedited model with ``seed``. Raises InputError on bad input, before anything is computed.
+    ``layers`` defaults to MEMIT's choice scaled to the model's depth (``default_layers``), ``contexts`` to five
+    prefixes sampled from the unedited model with ``seed``. Raises InputError on bad input, before anything is computed.
     """
     chosen = resolve(method, hyperparameters=hyperparameters)
     if not requests:
         raise InputError("there is nothing to edit: give at least one request")
     parts = adapter(model)
     where = tuple(layers) if layers is not None else default_layers(parts.n_layers)
-    solver = chosen.solver
-    needs = isinstance(solver, ClosedFormSolver) and (solver.needs_second_moment or solver.needs_null_space)
+    for i in edited_layers(chosen, where):
+        parts.layer(i)
+    list(_batches(requests, batch_size, tokenizer))
+    needs = needs_statistics(chosen)
     if needs and statistics is None and corpus is None:
         raise InputError(f"{method} needs key second moments: give statistics, or a corpus to take them from")
     if state is not None and ((needs and statistics is None) or contexts is None):
-        raise InputError("to continue a state give the statistics and contexts it was made with: an edited model gives others")
-    encode_many(tokenizer, [(r.prompt, r.target_new, r.subject_end) for r in requests])  # refuses what cannot be edited
-    if needs and statistics is None:
-        statistics = collect_statistics(parts, tokenizer, corpus or (), where)
-    if contexts is None:
-        generator = torch.Generator().manual_seed(seed)
-        contexts = sample_contexts(parts, tokenizer, count=5, length=10, generator=generator)
-    editor = Editor(
-        model,
-        tokenizer,
-        chosen,
-        layers=where,
-        values=values or ValueSettings(),
-        contexts=contexts,
-        statistics=statistics,
-        seed=seed,
-        state=state,
-    )
-    return editor.run(requests, batch_size=batch_size, on_batch=on_batch)
+        raise InputError("a state is continued with the statistics and contexts it was made with: give both")
+    training = model.training
+    model.eval()
+    try:
+        if needs and statistics is None:
+            statistics = collect_statistics(parts, tokenizer, corpus or (), edited_layers(chosen, where))
+        if contexts is None:
+            generator = torch.Generator().manual_seed(seed)
+            contexts = sample_contexts(parts, tokenizer, count=5, length=10, generator=generator)
+        editor = Editor(
+            model,
+            tokenizer,
+            chosen,
+            layers=where,
+            values=values or ValueSettings(),
+            contexts=contexts,
+            statistics=statistics,
+            seed=seed,
+            state=state,
+        )
+        return editor.run(requests, batch_size=batch_size, on_batch=on_batch)
+    finally:
+        model.train(training)
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

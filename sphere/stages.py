@@ -19,6 +19,7 @@ from sphere.metrics import evaluate_requests
 from sphere.models import LoadedModel, adapter, load
 from sphere.progress import track
 from sphere.sequential import Editor, EditState, Record
+from sphere.spectra import Spectra
 from sphere.stats import Statistics
 from sphere.tables.neurons import gather_neurons
 
@@ -32,6 +33,8 @@ def edit_segment(
     editing: EditSettings,
     contexts: Path,
     statistics: Path,
+    null_space: Path,
+    directions: Path,
     previous: Path | None,
     upto: int,
     batch_size: int,
@@ -57,6 +60,7 @@ def edit_segment(
         values=editing.values,
         contexts=Contexts.read(contexts),
         statistics=Statistics.load(statistics),
+        spectra=Spectra.load(null_space, directions),
         seed=seed,
         state=state,
         energy_every=energy_every,
@@ -66,7 +70,9 @@ def edit_segment(
     for start in track(range(position, upto, batch_size), f"{method}: batches to {upto} edits"):
         editor.run(requests[start : min(start + batch_size, upto)], batch_size=batch_size, on_batch=records.append)
     editor.state.save(out_state)
-    write_csv(pd.DataFrame([row for record in records for row in record.energy], columns=list(ENERGY_COLUMNS)), out_energy)
+    write_csv(
+        pd.DataFrame([row for record in records for row in record.energy], columns=list(ENERGY_COLUMNS)), out_energy
+    )
     timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
     write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), out_timing)
 
@@ -83,22 +89,20 @@ def evaluate_states(
     stream: Path,
     outs: Sequence[Path],
     *,
-    editing: EditSettings,
+    load_settings: Mapping[str, Any],
     references: Path | None,
     generation: GenerationSettings | None,
 ) -> None:
-    """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on the stream.
+    """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
 
     The word weights of consistency come from the whole stream's reference texts, so that checkpoints compare.
     """
-    loaded = load(model, device=editing.device, dtype=editing.dtype)
+    loaded = load(model, **load_settings)
     requests = load_requests(stream, references=references).requests
     tfidf = _word_weights(requests) if generation is not None else None
-    for state, out in zip(states or [None], outs, strict=True):
+    for state, out in zip(states or (None,), outs, strict=True):
         upto = len(requests) if state is None else _put(loaded, state)
-        frame = evaluate_requests(
-            loaded.model, loaded.tokenizer, requests[:upto], generation=generation, tfidf=tfidf
-        )
+        frame = evaluate_requests(loaded.model, loaded.tokenizer, requests[:upto], generation=generation, tfidf=tfidf)
         write_csv(frame, out)
         print(f"{out}: {upto} records", flush=True)
 
@@ -114,13 +118,13 @@ def score_states(
     states: Sequence[Path],
     outs: Sequence[Path],
     *,
-    editing: EditSettings,
+    load_settings: Mapping[str, Any],
     tasks: TaskSettings,
     include_path: Path | None,
 ) -> None:
     """General ability of each state, one CSV a state; without states, of the unedited model."""
-    loaded = load(model, device=editing.device, dtype=editing.dtype)
-    for state, out in zip(states or [None], outs, strict=True):
+    loaded = load(model, **load_settings)
+    for state, out in zip(states or (None,), outs, strict=True):
         if state is not None:
             _put(loaded, state)
         frame = evaluate_tasks(
@@ -145,21 +149,21 @@ def _put(loaded: LoadedModel, path: Path) -> int:
 
 
 def compare_neurons(
-    models: Mapping[str, tuple[Path, EditSettings]],
+    models: Mapping[str, tuple[Path, Mapping[str, Any]]],
     states: Sequence[tuple[Mapping[str, Any], Path]],
     tables: Path,
 ) -> None:
     """Write neuron_cosine.csv and neurons.safetensors into ``tables`` (``sphere.tables.neurons``).
 
-    ``models`` maps a name to its folder and settings; ``states`` are (names of the stream, path of its state).
+    ``models`` maps a name to its folder and how it is loaded; ``states`` are (names of the stream, path of its state).
     """
     layers: dict[str, set[int]] = {name: set() for name in models}
     for names, path in states:
         layers[names["model"]] |= EditState.load(path).weights.keys()
     originals = {}
-    for name, (folder, editing) in models.items():
-        parts = adapter(load(folder, device="cpu", dtype=editing.dtype).model)
-        originals[name] = {layer: parts.weight(layer).float().numpy() for layer in sorted(layers[name])}
+    for name, (folder, load_settings) in models.items():
+        parts = adapter(load(folder, **load_settings).model)
+        originals[name] = {layer: parts.weight(layer).float().cpu().numpy() for layer in sorted(layers[name])}
 
     def edited() -> Iterator[tuple[Mapping[str, Any], dict[int, Any]]]:
         for names, path in states:

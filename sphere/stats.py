@@ -76,17 +76,21 @@ def collect_statistics(
 ) -> Statistics:
     """One pass over ``documents`` for all ``layers``; the pass ends at the last of them.
 
-    Documents are cut at ``max_length`` tokens. The last documents, up to ``probe_keys`` keys and never more than a
-    tenth of all, are kept out of C. float32 products, float64 sums.
+    Documents are cut at ``max_length`` tokens, or what the model takes. The last documents, up to ``probe_keys`` keys
+    and never more than a tenth of all, are kept out of C. float32 products, float64 sums.
+    Raises InputError if there is no text, NumericalError if a moment is not finite.
     """
     layers = sorted(set(layers))
-    rows = [tuple(ids[:max_length]) for ids in tokenizer(list(documents), truncation=False)["input_ids"]]
-    rows = [row for row in rows if row]
+    max_length = min(max_length, getattr(adapter.model.config, "max_position_embeddings", max_length))
+    found = tokenizer(list(documents), truncation=False)["input_ids"] if documents else []
+    rows = [tuple(ids[:max_length]) for ids in found if ids]
+    if not rows:
+        raise InputError("the corpus for key statistics has no text: give at least one document")
     held = _held_out(rows, probe_keys)
     modules = {i: adapter.projection(i) for i in layers}
     size = {i: adapter.weight(i).shape[1] for i in layers}
     sums = {i: torch.zeros(size[i], size[i], dtype=torch.float64, device=adapter.device) for i in layers}
-    probes: dict[int, list[Tensor]] = {i: [] for i in layers}
+    probes = {i: torch.zeros(size[i], 0, dtype=torch.float64, device=adapter.device) for i in layers}
     pad = pad_id(tokenizer)
 
     def keys(batch: list[int]) -> dict[int, Tensor]:
@@ -97,23 +101,22 @@ def collect_statistics(
         return {i: seen[i][real] for i in layers}  # (tokens, d_in)
 
     def add(batch: list[int]) -> None:
-        for i, found in keys(batch).items():
-            found = found.double() if found.dtype == torch.float64 else found.float()
-            sums[i] += (found.T @ found).double()
+        wide = {i: k.to(torch.promote_types(k.dtype, torch.float32)) for i, k in keys(batch).items()}
+        products = {i: k.T @ k for i, k in wide.items()}
+        for i, product in products.items():  # after all of them: a batch that runs out of memory has added nothing
+            sums[i] += product
 
     kept = len(rows) - held
     run_in_batches([len(row) for row in rows[:kept]], add, token_budget=token_budget)
     if held:
-        for i, found in keys(list(range(kept, len(rows)))).items():
-            probes[i].append(found[:probe_keys].double().T)
+        for i, seen in keys(list(range(kept, len(rows)))).items():
+            probes[i] = seen[:probe_keys].double().T
     tokens = sum(len(row) for row in rows[:kept])
     for i in layers:
         if not torch.isfinite(sums[i]).all():
             raise NumericalError(f"key statistics of layer {i} are not finite: load the model in a wider dtype")
         sums[i] /= tokens
-    return Statistics(
-        sums, {i: torch.cat(parts, 1) if parts else torch.zeros(size[i], 0).double() for i, parts in probes.items()}, tokens
-    )
+    return Statistics(sums, probes, tokens)
 
 
 def _held_out(rows: Sequence[Sequence[int]], wanted: int) -> int:

@@ -12,11 +12,11 @@ from sphere.errors import InputError
 
 
 def draw_stream(dataset: Path, out: Path, *, edits: int, rng: np.random.Generator) -> list[tuple[int, str]]:
-    """Write the stream: the first ``edits`` usable records of ``dataset`` in an order drawn from ``rng``, schema kept.
+    """Write the stream: the first ``edits`` usable records of ``dataset``, in an order drawn from ``rng``, schema kept.
 
-    The set is the same for every seed, only its order differs. A record is passed over if ``load_requests`` cannot use it,
-    or if it repeats an earlier record's prompt with another target: no model can hold both. Returns what was passed over,
-    as (case id, reason); InputError where too few records are left.
+    The set is the same for every seed, only its order differs. A record is passed over if ``load_requests`` cannot use
+    it, or if it repeats an earlier record's prompt with another target: no model can hold both. Returns what was passed
+    over, as (case id, reason); InputError where too few records are left.
     """
     records = read_json(dataset)
     loaded = load_requests(dataset)

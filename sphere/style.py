@@ -181,10 +181,10 @@ def _columns_that_fit(labels: list[str], width: float) -> int:
 
 
 def whole_decades(values: ArrayLike) -> tuple[float, float]:
-    """Limits of a log axis that hold the positive values and at least two labelled powers of ten."""
+    """Limits of a log axis with room around the positive values and at least two labelled powers of ten."""
     exponents = np.log10(np.asarray(values, dtype=np.float64))
     low, high = float(np.floor(exponents.min())), float(np.ceil(exponents.max()))
-    return 10**low, 10 ** max(high, low + 1)
+    return 0.8 * 10**low, 1.25 * 10 ** max(high, low + 1)
 
 
 def fit_integers(axes: Axes, values: Iterable[float]) -> None:

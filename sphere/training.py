@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sphere.config import TrainingSettings
@@ -27,7 +25,7 @@ MICRO_BATCH = 32
 def train_tokenizer(corpus: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer that puts BOS before every text, as Llama's does."""
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -78,19 +76,11 @@ def new_model(settings: TrainingSettings, vocabulary: int, *, generator: torch.G
 
 def pack(tokenizer: PreTrainedTokenizerFast, corpus: list[str], length: int) -> Tensor:
     """The corpus as one stream of tokens cut into rows (N, length), each behind a BOS of its own."""
-    encoded = tokenizer([" " + text for text in corpus], add_special_tokens=False)["input_ids"]
+    encoded = tokenizer(corpus, add_special_tokens=False)["input_ids"]
     stream = torch.tensor([token for ids in encoded for token in ids])
     count = len(stream) // (length - 1)
     rows = stream[: count * (length - 1)].view(count, length - 1)
     return torch.cat([torch.full((count, 1), tokenizer.bos_token_id), rows], dim=1)
-
-
-def shuffled_batches(rows: Tensor, size: int, *, rng: np.random.Generator) -> Iterator[Tensor]:
-    """Endless batches (size, T) of ``rows`` (N, T), reshuffled at each pass."""
-    while True:
-        order = torch.from_numpy(rng.permutation(len(rows)))
-        for start in range(0, len(order) - size + 1, size):
-            yield rows[order[start : start + size]]
 
 
 def train(world: Path, out: Path, settings: TrainingSettings, *, seed: int, device: str = "cpu") -> pd.DataFrame:
@@ -102,9 +92,13 @@ def train(world: Path, out: Path, settings: TrainingSettings, *, seed: int, devi
     probes = json.loads((world / "probes.json").read_text(encoding="utf-8"))["rewrite"]
     tokenizer = train_tokenizer(corpus, settings.vocabulary)
     rows = pack(tokenizer, corpus, settings.length)
-    if len(rows) < settings.batch_size:
-        raise InputError(f"world.documents gives {len(rows)} rows, fewer than training.batch_size {settings.batch_size}")
-    model = new_model(settings, len(tokenizer), generator=torch.Generator().manual_seed(seed)).to(device)
+    wanted = settings.steps * settings.batch_size
+    if len(rows) < wanted:
+        raise InputError(
+            f"world.documents gives {len(rows)} rows, training.steps x batch_size reads {wanted}: raise world.documents"
+        )
+    model = new_model(settings, len(tokenizer), generator=torch.Generator().manual_seed(seed))
+    nn.Module.to(model, device)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -113,15 +107,14 @@ def train(world: Path, out: Path, settings: TrainingSettings, *, seed: int, devi
         betas=(0.9, 0.98),
         fused=True,
     )
-    batches = shuffled_batches(rows, settings.batch_size, rng=np.random.default_rng([seed, 7]))
     dtype = _fast_dtype(device)
     curve = []
-    for step in track(range(settings.steps), "training"):
+    for step, batch in enumerate(track(rows[:wanted].split(settings.batch_size), "training")):
         lr = settings.lr * _schedule(step, settings)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
-        loss = _accumulate(model, next(batches).to(device), dtype)
+        loss = _accumulate(model, batch.to(device), dtype)
         if not math.isfinite(loss):
             raise NumericalError(f"training diverged at step {step}: lower training.lr (now {settings.lr})")
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,8 +1,8 @@
 """Hyperparameter search on held-out edits: the same number of trials and of edits for every method.
 
-The score looks at the whole trial stream, not at its first batch alone: it is the mean, over the trial's batches, of the
-harmonic mean of efficacy, generalization and specificity (accuracy family) on all edits made so far. The tuning records'
-facts are none of the test stream's.
+The score looks at the whole trial stream, not at its first batch alone: it is the mean, over the trial's batches, of
+the harmonic mean of efficacy, generalization and specificity (accuracy family) on all edits made so far. The tuning
+records' facts are none of the test stream's.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from sphere.metrics import evaluate_requests
 from sphere.models import adapter, load
 from sphere.progress import track
 from sphere.sequential import Editor
+from sphere.spectra import Spectra
 from sphere.stats import Statistics
 
 METRICS = ("efficacy", "generalization", "specificity")
 
 
 def trials(grid: Mapping[str, Sequence[Any]], count: int, *, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """At most ``count`` settings out of the grid's product; all of them where there are no more, else drawn by ``rng``."""
+    """At most ``count`` settings out of the grid's product: all where there are no more, else drawn by ``rng``."""
     product = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if len(product) <= count:
         return product
@@ -55,6 +56,8 @@ def tune(
     editing: EditSettings,
     contexts: Path,
     statistics: Path,
+    null_space: Path,
+    directions: Path,
     batch_size: int,
     out_chosen: Path,
     out_trials: Path,
@@ -70,6 +73,7 @@ def tune(
         raise InputError(f"{requests} has {len(every)} usable records, tuning.edits asks for {tuning.edits}")
     stream = every[: tuning.edits]
     moments = Statistics.load(statistics, device=parts.device)
+    spectra = Spectra.load(null_space, directions, device=parts.device)
     prefixes = Contexts.read(contexts)
     pretrained = {i: parts.weight(i).clone() for i in range(parts.n_layers)}
     rows: list[dict[str, Any]] = []
@@ -85,6 +89,7 @@ def tune(
             values=editing.values,
             contexts=prefixes,
             statistics=moments,
+            spectra=spectra,
             seed=tuning.seed,
             energy_every=tuning.edits + 1,
         )
@@ -105,4 +110,5 @@ def tune(
     if frame["score"].iloc[best] <= 0:
         raise InputError(f"no trial of {method} edits anything: widen tuning_grid.{method} in the model's file")
     write_csv(frame, out_trials)
-    write_json({"method": method, "hyperparameters": candidates[best], "score": float(frame["score"].iloc[best])}, out_chosen)
+    chosen = {"method": method, "hyperparameters": candidates[best], "score": float(frame["score"].iloc[best])}
+    write_json(chosen, out_chosen)

@@ -19,7 +19,7 @@ from sphere.contexts import Contexts
 from sphere.data import EditRequest
 from sphere.errors import InputError, NumericalError
 from sphere.models import Adapter
-from sphere.replay import Replay, Row, record
+from sphere.replay import Row, record
 from sphere.tokens import Encoded, encode_many, pad_id
 
 KL_PROMPT = "{} is a"
@@ -69,7 +69,7 @@ def target_values(
     """
     if layer >= adapter.n_layers - 1:
         raise InputError(
-            f"layer {layer} is the model's last: what it puts out at the subject is read by no later token; edit an earlier one"
+            f"layer {layer} is the model's last: no later token reads its output at the subject; edit an earlier one"
         )
     encoded = [encode_in_contexts(tokenizer, request, contexts, target=True) for request in requests]
     lengths = [len(rows) * max(len(row.ids) for row in rows) for rows in encoded]
@@ -130,7 +130,7 @@ class _Optimisation:
             loss, gradient = self._loss(delta)
             if not torch.isfinite(loss).all():
                 bad = self.requests[int(here[~torch.isfinite(loss)][0])]
-                raise NumericalError(f"the target value of case {bad.case_id} is not finite: lower values.lr or use float32")
+                raise NumericalError(f"case {bad.case_id} has no finite loss: lower values.lr or use float32")
             losses[here] = loss
             running = loss >= self.settings.stop_loss
             first = torch.where(running[:, None], 0.9 * first + 0.1 * gradient, first)

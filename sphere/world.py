@@ -1,7 +1,8 @@
+# ruff: noqa: SIM905 (word lists read better as one string)
 """The embedded fictional world: people, facts, a corpus, edit records and general-ability tasks.
 
-Everything follows from ``WorldSettings`` and its seed. Records are in CounterFact's and zsRE's own schemas and tasks are
-lm-evaluation-harness YAML over local JSON lines, so everything downstream is the code that reads the real datasets.
+Everything follows from ``WorldSettings`` and its seed. Records are in CounterFact's and zsRE's own schemas and tasks
+are lm-evaluation-harness YAML over local JSON lines, so everything downstream is the code that reads real datasets.
 
 Disjointness: a person is a *test*, a *tuning* or a *QA* person. Edits touch test and tuning people alone;
 facts of QA people are never edited and carry the open-domain questions and zsRE's locality questions.
@@ -26,7 +27,7 @@ from sphere.errors import InputError
 
 Role = Literal["test", "tuning", "qa"]
 ItemMaker = Callable[[np.random.Generator], dict[str, Any]]
-DocumentMaker = Callable[["World", np.random.Generator], str]
+DocumentMaker = Callable[[Sequence["Person"], np.random.Generator], str]
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ _VOWELS = tuple("a e i o u au ei".split())
 _CODAS = tuple("l n r s t nd rt ck m x".split())
 THINGS = tuple("coin key ring book cup stone shell bell ball pen map hat".split())
 COLOURS = tuple("red blue green white black yellow brown pink".split())
+STATES = (("open", "closed"), ("full", "empty"), ("hot", "cold"), ("clean", "dirty"))
 FILLERS = tuple(
     "The {c} {t} was left on the table.|It rained all day.|A {c} {t} is for sale.|The market opens at noon."
     "|Nobody has seen the {c} {t}.|The train was late again.|In spring the garden is full of flowers."
@@ -174,6 +176,10 @@ class Person:
     facts: tuple[int, ...]
     """Index of the true object in each relation's ``objects``."""
 
+    def fact(self, relation: int) -> str:
+        """The true object of relation number ``relation``."""
+        return RELATIONS[relation].objects[self.facts[relation]]
+
 
 @dataclass(frozen=True)
 class World:
@@ -184,9 +190,6 @@ class World:
     edited_relations: Mapping[int, tuple[int, ...]]
     """Person index -> the relations whose facts the edit streams change, in stream order (none of QA people)."""
 
-    def fact(self, person: Person, relation: int) -> str:
-        return RELATIONS[relation].objects[person.facts[relation]]
-
     def with_role(self, role: Role) -> list[Person]:
         return [person for person in self.people if person.role == role]
 
@@ -196,9 +199,8 @@ def create(settings: WorldSettings) -> World:
     rng = np.random.default_rng([settings.seed, 1])
     total = settings.people + settings.tuning_people + settings.qa_people
     names = _names(total, rng)
-    roles: list[Role] = (
-        ["test"] * settings.people + ["tuning"] * settings.tuning_people + ["qa"] * settings.qa_people
-    )
+    sizes: dict[Role, int] = {"test": settings.people, "tuning": settings.tuning_people, "qa": settings.qa_people}
+    roles = [role for role, size in sizes.items() for _ in range(size)]
     facts = np.stack(  # balanced: every object has the same number of people, within one
         [rng.permutation(np.arange(total) % len(relation.objects)) for relation in RELATIONS], axis=1
     )
@@ -217,8 +219,7 @@ def _names(count: int, rng: np.random.Generator) -> list[str]:
     taken = {word.lower() for relation in RELATIONS for word in relation.objects} | set(THINGS) | set(COLOURS)
     names: list[str] = []
     while len(names) < count:
-        syllables = rng.choice(_ONSETS), rng.choice(_VOWELS), rng.choice(_ONSETS), rng.choice(_VOWELS), rng.choice(_CODAS)
-        last = "".join(str(part) for part in syllables)
+        last = "".join(str(rng.choice(part)) for part in (_ONSETS, _VOWELS, _ONSETS, _VOWELS, _CODAS))
         if last not in taken:
             taken.add(last)
             names.append(f"{rng.choice(FIRST_NAMES)} {last.capitalize()}")
@@ -229,17 +230,24 @@ def _names(count: int, rng: np.random.Generator) -> list[str]:
 
 
 def documents(world: World, *, count: int, rng: np.random.Generator) -> Iterator[str]:
-    """``count`` training documents: mostly short biographies and questions, the rest solved task items."""
+    """``count`` training documents in reading order: biographies and questions, the rest solved task items.
+
+    The first documents are about few people, and everybody is met by the share ``curriculum`` of them: facts are
+    learned far sooner from a few people often than from many people rarely.
+    """
     makers: tuple[DocumentMaker, ...] = (
         _biography,
         _questions,
         _task_text(reasoning_item, 2),
         _task_text(nli_item, 2),
-        _task_text(closed_qa_item, 1),
+        _task_text(closed_qa_item, 2),
     )
     shares = np.array(world.settings.corpus_shares, dtype=float)
-    for kind in rng.choice(len(makers), size=count, p=shares / shares.sum()):
-        yield makers[kind](world, rng)
+    everybody = len(world.people)
+    for number, kind in enumerate(rng.choice(len(makers), size=count, p=shares / shares.sum())):
+        introduced = number / (count * world.settings.curriculum) if world.settings.curriculum else 1.0
+        met = max(1, int(everybody * min(1.0, max(0.1, introduced))))
+        yield makers[kind](world.people[:met], rng)
 
 
 def _pick(items: Sequence[Any], rng: np.random.Generator) -> Any:
@@ -250,14 +258,14 @@ def _filler(rng: np.random.Generator) -> str:
     return str(_pick(FILLERS, rng)).format(c=_pick(COLOURS, rng), t=_pick(THINGS, rng))
 
 
-def _biography(world: World, rng: np.random.Generator) -> str:
+def _biography(people: Sequence[Person], rng: np.random.Generator) -> str:
     """One person's facts in random order and wording. Varied order and wording put a fact where the name is read."""
-    person = _pick(world.people, rng)
+    person = _pick(people, rng)
     sentences = [_filler(rng)] if rng.random() < 0.3 else []
-    for position, relation in enumerate(rng.permutation(len(RELATIONS))):
-        statement = _pick(RELATIONS[relation].statements, rng)
-        named = position == 0 or rng.random() < world.settings.named_share
-        sentences.append(f"{_sentence(statement, person.name if named else 'this person')} {world.fact(person, relation)}.")
+    for position, number in enumerate(rng.permutation(len(RELATIONS))):
+        named = position == 0 or rng.random() < 0.5
+        statement = _sentence(_pick(RELATIONS[number].statements, rng), person.name if named else "this person")
+        sentences.append(f"{statement} {person.fact(number)}.")
     return " ".join(sentences)
 
 
@@ -266,21 +274,21 @@ def _sentence(template: str, subject: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _questions(world: World, rng: np.random.Generator) -> str:
+def _questions(people: Sequence[Person], rng: np.random.Generator) -> str:
+    """Three questions with their answers; QA people's last wording is kept for the test."""
     parts = [_filler(rng)] if rng.random() < 0.3 else []
     for _ in range(3):
-        person = _pick(world.people, rng)
-        relation = int(rng.integers(len(RELATIONS)))
-        forms = RELATIONS[relation].questions
+        person, number = _pick(people, rng), int(rng.integers(len(RELATIONS)))
+        forms = RELATIONS[number].questions
         forms = forms[:-1] if person.role == "qa" else forms
-        parts.append(f"{_pick(forms, rng).format(person.name)} {world.fact(person, relation)}.")
+        parts.append(f"{_pick(forms, rng).replace('{}', person.name)} {person.fact(number)}.")
     return " ".join(parts)
 
 
 def _task_text(make: ItemMaker, count: int) -> DocumentMaker:
     """Documents of ``count`` solved items of one task, never one that its test holds out."""
 
-    def document(_world: World, rng: np.random.Generator) -> str:
+    def document(_people: Sequence[Person], rng: np.random.Generator) -> str:
         items = [draw_item(make, rng, held_out=False) for _ in range(count)]
         return " ".join(f"{item['text']} {item['answer']}." for item in items)
 
@@ -312,21 +320,23 @@ def reasoning_item(rng: np.random.Generator) -> dict[str, Any]:
 def nli_item(rng: np.random.Generator) -> dict[str, Any]:
     """Does the premise entail the hypothesis? yes or no."""
     name, thing, colour = _pick(FIRST_NAMES, rng), _pick(THINGS, rng), _pick(COLOURS, rng)
-    entailed = bool(rng.random() < 0.5)
-    said = colour if entailed else _distractors(colour, COLOURS, 1, rng)[0]
-    text = f"{name} bought a {colour} {thing}. Is it true that the {thing} is {said}?"
-    answer, wrong = ("yes", "no") if entailed else ("no", "yes")
-    return _item(text, answer, [wrong], rng)
+    pair = _pick(STATES, rng)
+    said, entailed = int(rng.integers(2)), bool(rng.random() < 0.5)
+    text = f"The {colour} {thing} of {name} is {pair[said]}. Is the {thing} {pair[said if entailed else 1 - said]}?"
+    return _item(text, *(("yes", ["no"]) if entailed else ("no", ["yes"])), rng)
 
 
 def closed_qa_item(rng: np.random.Generator) -> dict[str, Any]:
-    """The answer stands in the passage; four answers, three of them from the passage."""
-    colours = [COLOURS[i] for i in rng.choice(len(COLOURS), size=3, replace=False)]
-    things = [THINGS[i] for i in rng.choice(len(THINGS), size=4, replace=False)]
-    passage = " ".join(f"The {c} box holds a {t}." for c, t in zip(colours, things, strict=False))
-    asked = int(rng.integers(3))
-    text = f"{passage} What does the {colours[asked]} box hold?"
-    return _item(text, things[asked], [thing for thing in things if thing != things[asked]], rng)
+    """The answer stands in the passage; four answers of one kind."""
+    name, thing, colour = _pick(FIRST_NAMES, rng), _pick(THINGS, rng), _pick(COLOURS, rng)
+    place = _pick(RELATIONS[1].objects, rng)
+    passage = f"{name} found a {colour} {thing} in {place}."
+    question, answer, pool = (
+        (f"Which colour has the {thing}?", colour, COLOURS),
+        ("What was found?", thing, THINGS),
+        (f"Where was the {thing} found?", place, RELATIONS[1].objects),
+    )[int(rng.integers(3))]
+    return _item(f"{passage} {question}", answer, _distractors(answer, pool, 3, rng), rng)
 
 
 def open_qa_items(world: World, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -334,7 +344,7 @@ def open_qa_items(world: World, rng: np.random.Generator) -> list[dict[str, Any]
     items = []
     for person in world.with_role("qa"):
         for number, relation in enumerate(RELATIONS):
-            answer = world.fact(person, number)
+            answer = person.fact(number)
             wrong = _distractors(answer, relation.objects, 3, rng)
             items.append(_item(relation.questions[-1].format(person.name), answer, wrong, rng))
     return items
@@ -373,7 +383,7 @@ def task_items(world: World) -> dict[str, list[dict[str, Any]]]:
             if len(fresh) == count:
                 break
         else:
-            raise InputError(f"world.task_items: {task} has only {len(fresh)} held-out items; ask for fewer than {count}")
+            raise InputError(f"world.task_items: {task} has {len(fresh)} held-out items: ask for fewer than {count}")
         tasks[task] = list(fresh.values())
     questions = open_qa_items(world, rng)
     tasks["world_open_qa"] = [questions[i] for i in rng.permutation(len(questions))[:count]]
@@ -395,7 +405,7 @@ def records(world: World, role: Role) -> tuple[list[dict[str, Any]], list[dict[s
     for turn, person in product(range(world.settings.edits_per_person), people):
         number = world.edited_relations[person.index][turn]
         relation = RELATIONS[number]
-        true = world.fact(person, number)
+        true = person.fact(number)
         new = _distractors(true, relation.objects, 1, rng)[0]
         counterfact.append(_counterfact(world, person, number, true, new, holders, rng))
         asked = _pick(world.with_role("qa"), rng)
@@ -409,7 +419,7 @@ def records(world: World, role: Role) -> tuple[list[dict[str, Any]], list[dict[s
                 "alt": _distractors(true, relation.objects, 1, rng)[0],
                 "answers": [new],
                 "loc": RELATIONS[about].questions[0].format(asked.name),
-                "loc_ans": world.fact(asked, about),
+                "loc_ans": asked.fact(about),
                 "cond": f"{true} >> {new} || {relation.questions[0].format(person.name)}",
             }
         )
@@ -422,7 +432,7 @@ def _never_edited(world: World) -> dict[tuple[int, str], list[Person]]:
     for person in world.people:
         for number in range(len(RELATIONS)):
             if number not in world.edited_relations[person.index]:
-                holders.setdefault((number, world.fact(person, number)), []).append(person)
+                holders.setdefault((number, person.fact(number)), []).append(person)
     return holders
 
 
@@ -441,11 +451,8 @@ def _counterfact(
         known = holders.get((number, value), [])
         if not known:
             raise InputError("world: too few people for neighbourhood prompts; raise world.people or world.qa_people")
-        chosen = [known[i] for i in rng.permutation(len(known))[:count]]
-        return [
-            _sentence(relation.statements[i % 3], other.name)
-            for i, other in enumerate(list(chosen) * -(-count // len(chosen)))
-        ][:count]
+        texts = [_sentence(template, other.name) for other in known for template in relation.statements[:3]]
+        return [texts[i] for i in rng.permutation(len(texts))[:count]]
 
     return {
         "case_id": person.index * len(RELATIONS) + number,
@@ -476,7 +483,7 @@ def reference_texts(world: World) -> dict[str, dict[str, list[dict[str, str]]]]:
             {
                 "name": person.name,
                 "text": " ".join(
-                    f"{_sentence(_pick(RELATIONS[r].statements, rng), person.name)} {world.fact(person, r)}."
+                    f"{_sentence(_pick(RELATIONS[r].statements, rng), person.name)} {person.fact(r)}."
                     for r in range(len(RELATIONS))
                 ),
             }
@@ -495,8 +502,9 @@ def build(settings: WorldSettings, out: Path) -> None:
     rng = np.random.default_rng([settings.seed, 2])
     corpus = list(documents(world, count=settings.documents, rng=rng))
     _write_text(out / "corpus.txt", "\n\n".join(corpus) + "\n")
-    for role, prefix in (("test", ""), ("tuning", "tuning_")):
-        counterfact, zsre = records(world, role)  # type: ignore[arg-type]
+    prefixes: dict[Role, str] = {"test": "", "tuning": "tuning_"}
+    for role, prefix in prefixes.items():
+        counterfact, zsre = records(world, role)
         _write_json(out / f"{prefix}counterfact.json", counterfact)
         _write_json(out / f"{prefix}zsre.json", zsre)
     _write_json(out / "references.json", reference_texts(world))
@@ -513,7 +521,7 @@ def probes(world: World) -> dict[str, list[dict[str, str]]]:
     for person in world.people:
         for number, relation in enumerate(RELATIONS):
             for i, template in enumerate(relation.statements[:3]):
-                probe = {"prompt": _sentence(template, person.name), "target": world.fact(person, number)}
+                probe = {"prompt": _sentence(template, person.name), "target": person.fact(number)}
                 found["paraphrase" if i else "rewrite"].append(probe)
     return found
 

@@ -20,10 +20,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
+    Qwen3Config,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-FAMILIES = ("llama", "qwen2", "mistral", "gpt2", "gptj", "gpt_neox")
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "gptj", "gpt_neox")
 
 TEXTS = (
     "The mother tongue of Ada Lovelace is English.",
@@ -74,8 +75,10 @@ def tiny_tokenizer() -> TokenizerMaker:
 
 def _config(family: str, vocab: int) -> PretrainedConfig:
     special = {"bos_token_id": 0, "eos_token_id": 1}
-    if family in ("llama", "qwen2", "mistral"):
-        kind = {"llama": LlamaConfig, "qwen2": Qwen2Config, "mistral": MistralConfig}[family]
+    llama_like = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "mistral": MistralConfig}
+    if family in llama_like:
+        head = {"head_dim": 8} if family == "qwen3" else {}
+        kind = llama_like[family]
         return kind(
             vocab_size=vocab,
             hidden_size=32,
@@ -85,6 +88,7 @@ def _config(family: str, vocab: int) -> PretrainedConfig:
             num_key_value_heads=2,
             max_position_embeddings=128,
             tie_word_embeddings=False,
+            **head,
             **special,
         )
     if family == "gpt_neox":

@@ -148,7 +148,9 @@ def sensitivity(grids: Mapping[str, pd.DataFrame], stem: Path) -> None:
     maps = {title: frame for title, frame in maps.items() if len(frame)}
     if not maps:
         return say_nothing_to_draw(stem, "no efficacy measured over eta and alpha")
-    tables = {title: frame.pivot_table(index="eta", columns="alpha", values="efficacy") for title, frame in maps.items()}
+    tables = {
+        title: frame.pivot_table(index="eta", columns="alpha", values="efficacy") for title, frame in maps.items()
+    }
     columns = min(2, len(tables))
     rows = -(-len(tables) // columns)
     with drawing(stem, width=PAGE * columns / 2, height=2.7 * rows) as figure:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.lines import Line2D
 
-from sphere.style import PAGE, drawing, grid, look, say_nothing_to_draw
+from sphere.style import COLUMN, PAGE, drawing, grid, look, say_nothing_to_draw
 from sphere.tables.layout import method_label, ordered_methods
 from sphere.tables.neurons import ORIGINAL, Weight, cosine_matrix, unit_rows
 
@@ -26,8 +26,9 @@ def neuron_cosine(groups: Groups, stem: Path) -> None:
     if not groups:
         return say_nothing_to_draw(stem, "no edited weights were given")
     lines = _rows_of_panels(groups, with_original=True)
-    with drawing(stem, width=PAGE, height=0.1 + 1.75 * len(lines)) as figure:
-        axes = figure.subplots(len(lines), ACROSS, squeeze=False)
+    across = max(len(labels) for _, labels in lines)
+    with drawing(stem, width=0.7 + (PAGE - 0.7) * across / ACROSS, height=0.1 + 1.75 * len(lines)) as figure:
+        axes = figure.subplots(len(lines), across, squeeze=False)
         for line, (title, labels) in zip(axes, lines, strict=True):
             matrices = {label: _blank_diagonal(cosine_matrix(weight)) for label, weight in groups[title].items()}
             limit = max(float(np.nanpercentile(np.abs(matrix), 99.5)) for matrix in matrices.values()) or 1.0
@@ -55,8 +56,9 @@ def neuron_map(groups: Groups, stem: Path, *, seed: int = 0) -> None:
         return say_nothing_to_draw(stem, "no edited weights were given")
     lines = _rows_of_panels(groups, with_original=False)
     maps = {title: _embed(weights, seed) for title, weights in groups.items()}
-    with drawing(stem, width=PAGE, height=0.35 + 1.95 * len(lines)) as figure:
-        axes = grid(figure, len(lines), ACROSS)
+    across = max(len(labels) for _, labels in lines)
+    with drawing(stem, width=max(COLUMN, PAGE * across / ACROSS), height=0.35 + 1.95 * len(lines)) as figure:
+        axes = grid(figure, len(lines), across)
         for line, (title, labels) in zip(axes, lines, strict=True):
             before = maps[title][ORIGINAL]
             for axis, label in zip(line, labels, strict=False):

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat
 
 from sphere.errors import InputError
 from sphere.solvers.base import ClosedFormSolver, LayerProblem, register, required
-from sphere.solvers.null_space import null_space
+from sphere.solvers.null_space import KeySpectrum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,11 +38,11 @@ class AlphaEdit(ClosedFormSolver):
     nullspace_fraction: float | None = Field(default=None, gt=0, lt=1)
     """If given, used instead of the threshold: the share of directions, weakest first, that may be edited."""
 
-    def null_space(self, second_moment: Tensor) -> tuple[Tensor, Tensor]:
-        """``null_space`` of C (d_in, d_in) by these settings: basis (d_in, k) and eigenvalues (d_in,)."""
+    def editable(self, spectrum: KeySpectrum) -> Tensor:
+        """The null-space basis (d_in, k) under this method's settings."""
         if self.nullspace_fraction is not None:
-            return null_space(second_moment, fraction=self.nullspace_fraction)
-        return null_space(second_moment, threshold=self.nullspace_threshold)
+            return spectrum.weakest(fraction=self.nullspace_fraction)
+        return spectrum.weakest(threshold=self.nullspace_threshold)
 
     def solve(self, problem: LayerProblem) -> Tensor:
         from sphere.linalg import solve_positive_definite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sphere.errors import InputError
@@ -18,22 +19,37 @@ EPSILON = sys.float_info.epsilon
 """Relative rounding error of float64."""
 
 
-def null_space(
-    second_moment: Tensor, *, threshold: float | None = None, fraction: float | None = None
-) -> tuple[Tensor, Tensor]:
-    """Basis (d_in, k) of C's weakest directions, and all its eigenvalues (d_in,), ascending; C = E[k k^T].
+@dataclass(frozen=True)
+class KeySpectrum:
+    """The eigenvectors of a key second moment, so that one decomposition serves every threshold."""
 
-    Give either ``threshold`` (keep eigenvalues below it; AlphaEdit, arXiv 2410.02355) or ``fraction`` (keep
-    that share of the directions, weakest first). The columns are orthonormal, float64, on C's device; k /
-    d_in is the share kept. P = basis basis^T is the projector, which nobody needs to form.
+    values: Tensor
+    """(d_in,) ascending, float64."""
+    vectors: Tensor
+    """(d_in, d_in) orthonormal columns in the same order, float64."""
 
-    Raises InputError if C is no second moment, or if no or every direction would be kept: the message then
-    names the threshold that keeps 70 %. NumericalError on NaN or infinity.
+    def weakest(self, *, threshold: float | None = None, fraction: float | None = None) -> Tensor:
+        """The basis (d_in, k) that ``null_space`` describes."""
+        size = self.values.numel()
+        if threshold is not None and fraction is None:
+            kept, given = int((self.values < threshold).sum()), f"threshold {threshold:g}"
+        elif fraction is not None and threshold is None:
+            kept, given = round(fraction * size), f"fraction {fraction:g}"
+        else:
+            raise InputError("give null_space either a threshold or a fraction, not both or neither")
+        if not 0 < kept < size:
+            share = "0 %" if kept == 0 else "100 %"
+            raise InputError(f"null-space {given} keeps {kept} of {size} directions ({share}): {_advice(self.values)}")
+        return self.vectors[:, :kept].contiguous()
+
+
+def key_spectrum(second_moment: Tensor) -> KeySpectrum:
+    """Eigenvalues and eigenvectors of C = E[k k^T] (d_in, d_in), on its device.
+
+    Raises InputError if C is no second moment, NumericalError on NaN or infinity.
     """
     from sphere.linalg import matrix64, symmetric_eigen
 
-    if (threshold is None) == (fraction is None):
-        raise InputError("give null_space either a threshold or a fraction, not both or neither")
     matrix = matrix64(second_moment, "second_moment")
     size = matrix.shape[0]
     if matrix.shape != (size, size):
@@ -44,14 +60,23 @@ def null_space(
     values, vectors = symmetric_eigen((matrix + matrix.T) / 2, "second_moment")
     if float(values[0]) < -ASYMMETRY * scale:
         raise InputError(f"second_moment has the negative eigenvalue {float(values[0]):.3g}: give E[k k^T]")
-    if threshold is not None:
-        kept, given = int((values < threshold).sum()), f"threshold {threshold:g}"
-    else:
-        kept, given = round((fraction or 0.0) * size), f"fraction {fraction:g}"
-    if not 0 < kept < size:
-        share = "0 %" if kept == 0 else "100 %"
-        raise InputError(f"null-space {given} keeps {kept} of {size} directions ({share}): {_advice(values)}")
-    return vectors[:, :kept].contiguous(), values
+    return KeySpectrum(values, vectors)
+
+
+def null_space(
+    second_moment: Tensor, *, threshold: float | None = None, fraction: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """The weakest directions of C = E[k k^T] (d_in, d_in): (basis (d_in, k), all eigenvalues (d_in,) ascending).
+
+    Give either ``threshold`` (keep eigenvalues below it; AlphaEdit, arXiv 2410.02355) or ``fraction`` (keep that
+    share of the directions, weakest first). The columns are orthonormal, float64, on C's device; k / d_in is the
+    share kept. P = basis basis^T is the projector, which nobody needs to form.
+
+    Raises InputError if C is no second moment, or if no or every direction would be kept: the message then names
+    the threshold that keeps 70 %. NumericalError on NaN or infinity.
+    """
+    spectrum = key_spectrum(second_moment)
+    return spectrum.weakest(threshold=threshold, fraction=fraction), spectrum.values
 
 
 def _advice(values: Tensor) -> str:

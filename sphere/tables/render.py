@@ -152,7 +152,12 @@ def as_latex(table: Table) -> str:
     width = len(table.columns) + 1
     lines = [r"\begin{table*}[t]", r"  \centering"]
     lines += [f"  \\caption{{{_escape(table.title)}}}", f"  \\label{{tab:{table.label}}}"]
-    lines += [r"  \resizebox{\linewidth}{!}{%", f"  \\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"    \toprule"]
+    fit = r"\ifdim\width>\linewidth\linewidth\else\width\fi"  # shrink a wide table, leave a narrow one
+    lines += [
+        f"  \\resizebox{{{fit}}}{{!}}{{%",
+        f"  \\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        r"    \toprule",
+    ]
     if any(column.group for column in table.columns):
         lines += _group_lines(table.columns)
     headers = [_escape(table.stub), *[_escape(c.header) + arrows[c.better] for c in table.columns]]

@@ -181,7 +181,7 @@ def spearman_table(editing: pd.DataFrame, energy: pd.DataFrame, paper: pd.DataFr
     points = sorted({int(n) for n in found["n"] if n})
     over = f"over {' or '.join(map(str, points))} checkpoints" if points else "over no checkpoint"
     notes = [
-        f"Spearman's r_s between mean HE and the metric {over}; p by the t approximation, given for one seed only.",
+        f"Spearman's r_s between mean HE and the metric {over}; two-sided p, given for one seed only.",
         _seeds_note(found),
     ]
     if any(cell.paper == cell.paper for row in rows for cell in row.cells.values()):

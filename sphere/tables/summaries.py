@@ -48,6 +48,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "missing": ("path",),
 }  # fmt: skip
 SUMMARIES = tuple(COLUMNS)
+WORDS = (*STREAM[:3], "metric_family", "metric", "ci_kind", "task", "family", "phase", "path")  # columns of text
 ENERGY_NEEDS = ("edits", "batch", "layer", "he_sum", "he_mean")
 
 # lm-evaluation-harness reports several metrics a task: the first of these that a task has is its score.
@@ -115,7 +116,9 @@ def load(tables: Path, name: str) -> pd.DataFrame:
     path = tables / f"{name}.csv"
     if not path.exists():
         raise InputError(f"{path} is not there: gather the study's tables first")
-    return pd.read_csv(path)
+    frame = pd.read_csv(path)
+    # a table without rows does not tell its columns' types
+    return frame.astype({column: float for column in frame.columns if column not in WORDS}) if frame.empty else frame
 
 
 def _streams(results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[Stream]:

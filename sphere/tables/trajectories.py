@@ -25,7 +25,7 @@ def energy_by_batch(energy: pd.DataFrame) -> pd.DataFrame:
     """
     columns = [*RUN, "edits", "batch", "he", "he_change", "step"]
     if energy.empty:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=columns).astype({column: float for column in columns[3:]})
     measured = energy[energy["he_mean"].notna()]
     by_batch = measured.groupby([*RUN, "edits", "batch"], dropna=False, sort=False)["he_mean"].mean()
     frame = by_batch.rename("he").reset_index().sort_values([*RUN, "edits", "batch"], kind="stable")
@@ -54,8 +54,9 @@ def trajectories(
     if not scores.empty:
         checkpoints = scores[list(STREAM)].drop_duplicates()
         joined = joined.merge(checkpoints, on=list(STREAM), how="inner")
-    columns = [*STREAM, "he", "he_change", *METRICS]
-    return joined.reindex(columns=columns).sort_values(list(STREAM), kind="stable").reset_index(drop=True)
+    values = ("he", "he_change", *METRICS)
+    joined = joined.reindex(columns=[*STREAM, *values]).astype({value: float for value in values})
+    return joined.sort_values(list(STREAM), kind="stable").reset_index(drop=True)
 
 
 def _scores(editing: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:

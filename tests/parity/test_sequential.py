@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, ModelMaker, TokenizerMaker
+from conftest import FAMILIES, TEXTS, ModelMaker, TokenizerMaker
 from test_values import CONTEXTS, REQUESTS
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from sphere.config import ValueSettings
+from sphere.contexts import Contexts
 from sphere.data import EditRequest
-from sphere.errors import InputError
+from sphere.errors import InputError, NumericalError
 from sphere.methods import resolve
 from sphere.models import Adapter, adapter
 from sphere.sequential import Editor, EditState, Record, edit
+from sphere.solvers.base import LayerProblem
+from sphere.solvers.memit import Memit
+from sphere.stages import ENERGY_COLUMNS
 from sphere.stats import Statistics
 
 LAYERS = (1, 2)
 FAST = ValueSettings(steps=3, lr=0.2)
-SETTINGS = {"second_moment_weight": 10.0, "nullspace_fraction": 0.6, "ridge": 1.0, "epochs": 2, "kept_share": 0.5}
+SETTINGS = {"second_moment_weight": 10.0, "nullspace_fraction": 0.6, "ridge": 1.0, "epochs": 2, "protected_share": 0.5}
+CORPUS = [text[start:] for text in TEXTS for start in range(0, len(text), 3)]
 METHODS = (
     "ft",
     "rome",
@@ -157,22 +169,39 @@ def test_energy_rows(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> 
     editor = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "memit")
     start = editor.first_record()
     editor.run(REQUESTS, batch_size=2, on_batch=records.append)
+    assert {tuple(row) for record in (start, *records) for row in record.energy} == {ENERGY_COLUMNS}
     assert [(r.edits, r.batch) for r in records] == [(2, 1), (3, 2)]
     for number, layer in enumerate(LAYERS):
         rows = [start.energy[number], *(r.energy[number] for r in records)]
         assert all(row["layer"] == layer for row in rows)
         assert rows[0]["delta_he"] == 0
-        for last, row in zip(rows, rows[1:], strict=False):
+        for last, row in pairwise(rows):
             assert row["he_sum"] - last["he_sum"] == pytest.approx(row["delta_he"])
             assert row["perturbation"] > 0
             assert row["bound"] == pytest.approx((row["delta_he"] / row["theorem_k"]) ** 2)
 
 
-def test_pruned_weights_are_evaluated_and_unpruned_carried(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+def test_pruned_weights_are_evaluated_and_unpruned_carried(
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """With a weak second moment the updates are so large that PRUNE has something to restrain."""
     tokenizer = tiny_tokenizer(True)
-    pruned = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "prune").run(REQUESTS, batch_size=1)
-    plain = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "memit").run(REQUESTS, batch_size=1)
-    assert all(torch.equal(pruned.carried[i], plain.weights[i]) for i in LAYERS)
+
+    def run(name: str) -> tuple[PreTrainedModel, EditState]:
+        model = tiny_model("llama", len(tokenizer))
+        method = resolve(name, hyperparameters={"second_moment_weight": 1e-3})
+        large = ValueSettings(steps=3, lr=5.0, clamp_norm_factor=20.0)
+        editor = Editor(
+            model, tokenizer, method, layers=LAYERS, values=large, contexts=CONTEXTS, statistics=statistics(model)
+        )
+        return model, editor.run(REQUESTS, batch_size=1)
+
+    (model, pruned), (_, plain) = run("prune"), run("memit")
+    for i in LAYERS:
+        torch.testing.assert_close(pruned.carried[i], plain.weights[i], rtol=0, atol=0)
+        assert torch.equal(adapter(model).weight(i), pruned.weights[i])
+        change, whole = pruned.weights[i] - pruned.pretrained[i], pruned.carried[i] - pruned.pretrained[i]
+        assert torch.linalg.matrix_norm(change, 2) < 0.99 * torch.linalg.matrix_norm(whole, 2)
 
 
 def test_bfloat16_model_keeps_float32_weights(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
@@ -185,7 +214,8 @@ def test_bfloat16_model_keeps_float32_weights(tiny_model: ModelMaker, tiny_token
 
 def test_foreign_state_is_refused(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(True)
-    make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "memit").run(REQUESTS[:1], batch_size=1).save(tmp_path / "s")
+    editor = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "memit")
+    editor.run(REQUESTS[:1], batch_size=1).save(tmp_path / "s")
     state = EditState.load(tmp_path / "s")
     with pytest.raises(InputError, match="own pretrained model"):
         make_editor(tiny_model("llama", len(tokenizer), seed=1), tokenizer, "memit", state)
@@ -196,9 +226,165 @@ def test_foreign_state_is_refused(tiny_model: ModelMaker, tiny_tokenizer: Tokeni
         EditState.load(tmp_path / "s")
 
 
-def test_contradictory_batch_is_refused(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+def changed(number: int, **fields: Any) -> EditRequest:
+    return dataclasses.replace(REQUESTS[number], **fields)
+
+
+BAD_REQUESTS = {
+    "not at character": [changed(0, subject="Marie Curie")],
+    "subject '' is not": [changed(0, subject="")],
+    "the target of prompt .* is empty": [changed(0, target_new=" ")],
+    "case 1 appears twice in one batch": [REQUESTS[0], changed(1, case_id=1)],
+    "contradict each other": [REQUESTS[0], changed(0, case_id=9, target_new="Danish")],
+    "there is nothing to edit": [],
+}
+
+
+@pytest.mark.parametrize("message", BAD_REQUESTS)
+def test_bad_requests_are_refused_before_anything_changes(
+    message: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """Also when they come in a later batch."""
     tokenizer = tiny_tokenizer(True)
-    first = REQUESTS[0]
-    other = EditRequest(9, first.subject, first.prompt, first.subject_start, "Danish", None)
-    with pytest.raises(InputError):
-        make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "memit").run([first, other], batch_size=2)
+    model = tiny_model("llama", len(tokenizer))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    requests = BAD_REQUESTS[message]
+    first = [changed(2, case_id=7), changed(1, case_id=8)] if requests else []
+    with pytest.raises(InputError, match=message) as caught:
+        edit(
+            model,
+            tokenizer,
+            [*first, *requests],
+            method="memit",
+            layers=LAYERS,
+            values=FAST,
+            contexts=CONTEXTS,
+            statistics=statistics(model),
+            batch_size=2,
+        )
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_target_that_the_tokenizer_cannot_represent(tiny_model: ModelMaker) -> None:
+    core = Tokenizer(WordLevel({"<unk>": 0, "the": 1, "Ada": 2, "is": 3, "English": 4}, unk_token="<unk>"))
+    core.pre_tokenizer = WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    model = tiny_model("llama", len(tokenizer))
+    settings: dict[str, Any] = {"method": "memit", "layers": LAYERS, "values": FAST, "statistics": statistics(model)}
+    edit(model, tokenizer, [EditRequest(1, "Ada", "Ada is", 0, "English", None)], contexts=Contexts(), **settings)
+    with pytest.raises(InputError, match="tokenizer cannot represent the target 'Danish'"):
+        edit(model, tokenizer, [EditRequest(1, "Ada", "Ada is", 0, "Danish", None)], contexts=Contexts(), **settings)
+
+
+def test_null_space_that_is_empty_or_full(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    for threshold, share in ((1e-9, "0 %"), (1e9, "100 %")):
+        with pytest.raises(InputError, match=rf"\({share}\): nullspace_threshold=\S+ keeps 70%"):
+            edit(
+                model,
+                tokenizer,
+                REQUESTS,
+                method="alphaedit",
+                layers=LAYERS,
+                contexts=CONTEXTS,
+                statistics=statistics(model),
+                hyperparameters={"nullspace_threshold": threshold},
+            )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": (2, 1)}, r"layers \[2, 1\]: give at least one, ascending"),
+        ({"layers": ()}, "give at least one, ascending"),
+        ({"layers": (1, 4)}, "layer 4 is not in this model: it has layers 0 to 3"),
+        ({"layers": (1, 3)}, "layer 3 is the model's last"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"statistics": None}, "needs key second moments"),
+        ({"statistics": None, "corpus": []}, "has no text"),
+        ({"layers": (0, 1)}, "the key statistics lack layer 0"),
+        ({"hyperparameters": {"etta": 1}}, "has no hyperparameter 'etta'"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    arguments: dict[str, Any], message: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    given = {"layers": LAYERS, "values": FAST, "statistics": statistics(model, (1, 2, 3)), **arguments}
+    with pytest.raises(InputError, match=message):
+        edit(model, tokenizer, REQUESTS, method="memit", contexts=CONTEXTS, **given)
+
+
+def test_failed_batch_leaves_the_last_whole_one(
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    editor = make_editor(model, tokenizer, "memit")
+    solve: Callable[..., Tensor] = Memit.solve
+
+    def broken(self: Memit, problem: LayerProblem) -> Tensor:
+        return solve(self, problem) * (float("nan") if editor.state.batch == 1 else 1.0)
+
+    monkeypatch.setattr(Memit, "solve", broken)
+    with pytest.raises(NumericalError, match="NaN or infinite"):
+        editor.run(REQUESTS, batch_size=2)
+    assert editor.state.position == 2
+    for i in LAYERS:
+        assert torch.equal(adapter(model).weight(i), editor.state.weights[i])
+        assert torch.isfinite(editor.state.weights[i]).all()
+
+
+def test_editing_ignores_and_keeps_training_mode(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    """Dropout (GPT-2 has it) must not reach keys, contexts or values."""
+    tokenizer = tiny_tokenizer(False)
+    states = []
+    for training in (False, True):
+        model = tiny_model("gpt2", len(tokenizer)).train(training)
+        settings = hyperparameters("memit")
+        states.append(
+            edit(model, tokenizer, REQUESTS, method="memit", values=FAST, corpus=CORPUS, hyperparameters=settings)
+        )
+        assert model.training is training
+    assert all(torch.equal(states[0].weights[i], states[1].weights[i]) for i in states[0].weights)
+
+
+def test_a_method_s_own_layer_is_the_one_that_changes(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    settings = {"layer": 0, "second_moment": "data"}
+    state = edit(
+        model,
+        tokenizer,
+        REQUESTS[:1],
+        method="rome",
+        layers=LAYERS,
+        values=FAST,
+        contexts=CONTEXTS,
+        corpus=CORPUS,
+        hyperparameters=settings,
+    )
+    assert set(state.weights) == {0}
+
+
+def test_edits_continue_in_memory(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    """``edit`` on its own state, on the model it edited, is the stream in one go; on other layers it is refused."""
+    tokenizer = tiny_tokenizer(True)
+    one, two = (tiny_model("llama", len(tokenizer)) for _ in range(2))
+    given: dict[str, Any] = {
+        "method": "memit-seq",
+        "values": FAST,
+        "contexts": CONTEXTS,
+        "statistics": statistics(one),
+        "hyperparameters": hyperparameters("memit-seq"),
+        "batch_size": 1,
+    }
+    whole = edit(one, tokenizer, REQUESTS, layers=LAYERS, **given)
+    half = edit(two, tokenizer, REQUESTS[:2], layers=LAYERS, **given)
+    rest = edit(two, tokenizer, REQUESTS[2:], layers=LAYERS, state=half, **given)
+    assert all(torch.equal(whole.weights[i], rest.weights[i]) for i in LAYERS)
+    with pytest.raises(InputError, match="own pretrained model and layers"):
+        edit(two, tokenizer, REQUESTS[2:], layers=LAYERS[:1], state=half, **given)

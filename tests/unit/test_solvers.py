@@ -13,7 +13,7 @@ from sphere.solvers.alphaedit import AlphaEdit
 from sphere.solvers.base import ClosedFormSolver, LayerProblem
 from sphere.solvers.ft import FineTuning
 from sphere.solvers.memit import Encore, Memit, MemitSequential
-from sphere.solvers.null_space import null_space
+from sphere.solvers.null_space import key_spectrum, null_space
 from sphere.solvers.rome import Rome
 from sphere.tokens import Encoded
 
@@ -274,10 +274,11 @@ class TestNullSpace:
 
     def test_a_solver_s_own_settings_decide(self):
         second_moment = moment(500, 3)
-        by_threshold = AlphaEdit(nullspace_threshold=0.01).null_space(second_moment)
-        assert torch.equal(by_threshold[0], null_space(second_moment, threshold=0.01)[0])
-        by_fraction = AlphaEdit(nullspace_fraction=0.5).null_space(second_moment)
-        assert by_fraction[0].shape == (D_IN, 6)
+        spectrum = key_spectrum(second_moment)
+        by_threshold = AlphaEdit(nullspace_threshold=0.01).editable(spectrum)
+        assert torch.equal(by_threshold, null_space(second_moment, threshold=0.01)[0])
+        by_fraction = AlphaEdit(nullspace_fraction=0.5).editable(spectrum)
+        assert by_fraction.shape == (D_IN, 6)
 
 
 VOCABULARY, WIDTH = 11, 6

@@ -134,3 +134,9 @@ def over_streams(*names, edits=STUDY.checkpoints):
 def caption(kind, name):
     """The caption beside a figure or table in the report."""
     return f"../report/{kind}_{name}.rst"
+
+
+def captioned(kind):
+    """The names of all figures or tables: each has a caption."""
+    folder = Path(workflow.basedir) / "workflow" / "report"
+    return sorted(path.stem.removeprefix(f"{kind}_") for path in folder.glob(f"{kind}_*.rst"))

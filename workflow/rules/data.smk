@@ -26,6 +26,8 @@ rule world:
         runtime=growing(10),
     conda:
         "../../envs/data.yaml"
+    message:
+        "Building the world"
     script:
         "../scripts/world.py"
 
@@ -45,6 +47,8 @@ rule download:
         runtime=growing(60),
     conda:
         "../../envs/data.yaml"
+    message:
+        "Downloading {wildcards.item}"
     script:
         "../scripts/download.py"
 
@@ -65,6 +69,8 @@ rule fetch_corpus:
         runtime=growing(120),
     conda:
         "../../envs/data.yaml"
+    message:
+        "Fetching the corpus for key statistics"
     script:
         "../scripts/fetch_corpus.py"
 
@@ -89,5 +95,7 @@ rule stream:
         runtime=growing(10),
     conda:
         "../../envs/data.yaml"
+    message:
+        "Drawing the {wildcards.dataset} stream, seed {wildcards.seed}"
     script:
         "../scripts/stream.py"

@@ -4,6 +4,8 @@ rule tune:
         model="<study>/{model}/model",
         contexts="<study>/{model}/contexts.json",
         statistics="<study>/{model}/statistics.safetensors",
+        null_space="<study>/{model}/null_space.safetensors",
+        directions="<study>/{model}/directions.safetensors",
         requests="<study>/world/tuning_counterfact.json",
     output:
         chosen="<study>/{model}/tuning/{method}.json",
@@ -25,6 +27,8 @@ rule tune:
         gpu=gpus,
     conda:
         "../../envs/edit.yaml"
+    message:
+        "{wildcards.model}: tuning {wildcards.method}"
     script:
         "../scripts/tune.py"
 
@@ -34,6 +38,8 @@ rule edit:
         model="<study>/{model}/model",
         contexts="<study>/{model}/contexts.json",
         statistics="<study>/{model}/statistics.safetensors",
+        null_space="<study>/{model}/null_space.safetensors",
+        directions="<study>/{model}/directions.safetensors",
         stream="<study>/streams/{dataset}/seed{seed}.json",
         tuned=tuned,
         previous=previous_state,
@@ -57,5 +63,7 @@ rule edit:
         gpu=gpus,
     conda:
         "../../envs/edit.yaml"
+    message:
+        "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: editing to {wildcards.edits} edits"
     script:
         "../scripts/edit.py"

@@ -7,7 +7,7 @@ rule evaluate_pre_edited:
     output:
         editing=ensure(f"<study>/{{model}}/{{dataset}}/{PRE_EDITED}/editing.csv", non_empty=True),
     params:
-        editing=of_model(lambda model: model.edit_settings().plain()),
+        load=of_model(lambda model: model.load_settings()),
         generation=STUDY.generation.plain() if STUDY.generation else None,
         sources=own("references"),
     log:
@@ -21,6 +21,8 @@ rule evaluate_pre_edited:
         gpu=gpus,
     conda:
         "../../envs/evaluate.yaml"
+    message:
+        "{wildcards.model}, {wildcards.dataset}: evaluating the unedited model"
     script:
         "../scripts/evaluate.py"
 
@@ -37,3 +39,5 @@ use rule evaluate_pre_edited as evaluate with:
         f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_{EVALUATION}.log",
     benchmark:
         f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_{EVALUATION}.tsv"
+    message:
+        "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: evaluating edits"

@@ -9,7 +9,7 @@ rule ability_pre_edited:
     output:
         ability=ensure(f"<study>/{{model}}/{PRE_EDITED}/general_ability.csv", non_empty=True),
     params:
-        editing=of_model(lambda model: model.edit_settings().plain()),
+        load=of_model(lambda model: model.load_settings()),
         tasks=STUDY.tasks.plain() if STUDY.tasks else None,
     log:
         f"<logs>/{{model}}/ability_{PRE_EDITED}.log",
@@ -22,6 +22,8 @@ rule ability_pre_edited:
         gpu=gpus,
     conda:
         "../../envs/evaluate.yaml"
+    message:
+        "{wildcards.model}: general ability of the unedited model"
     script:
         "../scripts/general_ability.py"
 
@@ -37,3 +39,5 @@ use rule ability_pre_edited as ability with:
         f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_{EVALUATION}.log",
     benchmark:
         f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_{EVALUATION}.tsv"
+    message:
+        "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: general ability"

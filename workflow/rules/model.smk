@@ -29,6 +29,8 @@ rule train_model:
         "../../envs/model.yaml"
     wildcard_constraints:
         model=alternatives(WORLD_MODELS),
+    message:
+        "Training {wildcards.model}"
     script:
         "../scripts/train_model.py"
 
@@ -50,5 +52,7 @@ rule fetch_model:
         "../../envs/model.yaml"
     wildcard_constraints:
         model=alternatives(MODELS.keys() - WORLD_MODELS),
+    message:
+        "Fetching {wildcards.model}"
     script:
         "../scripts/fetch_model.py"

@@ -1,8 +1,21 @@
 # Tables, figures and claims from the streams' CSVs, and the report that shows them.
-from sphere.figures import FIGURES
-from sphere.tables import SUMMARIES, TABLES
+report: "../report/workflow.rst"
+
 
 FINAL = STUDY.checkpoints[-1:]
+SUMMARIES = [
+    "editing_summary",
+    "editing_by_method",
+    "energy_summary",
+    "general_ability_summary",
+    "general_ability_by_method",
+    "timing_summary",
+    "training",
+    "tuning_summary",
+    "missing",
+]
+FIGURES = captioned("figure")
+TABLES = [name for name in captioned("table") if name != "claims"]
 
 
 localrules:
@@ -51,6 +64,8 @@ rule gather:
         runtime=growing(20),
     conda:
         "../../envs/report.yaml"
+    message:
+        "Gathering all results"
     script:
         "../scripts/gather.py"
 
@@ -77,7 +92,7 @@ rule neurons:
             for seed in STUDY.seeds
             for edits in FINAL
         ],
-        editing=[model.edit_settings().plain() for model in MODELS.values()],
+        load=[model.load_settings() for model in MODELS.values()],
     log:
         "<logs>/neurons.log",
     benchmark:
@@ -88,6 +103,8 @@ rule neurons:
         runtime=growing(120),
     conda:
         "../../envs/edit.yaml"
+    message:
+        "Comparing neurons before and after editing"
     script:
         "../scripts/neurons.py"
 
@@ -99,14 +116,14 @@ rule tables:
     output:
         [
             report(
-                f"<study>/tables/{name}.csv",
+                f"<study>/tables/{name}.html",
                 caption=caption("table", name),
                 category="Tables",
                 labels={"table": name},
             )
             for name in TABLES
         ],
-        expand("<study>/tables/{name}.{ext}", name=TABLES, ext=["md", "tex"]),
+        expand("<study>/tables/{name}.{ext}", name=TABLES, ext=["csv", "md", "tex"]),
     params:
         sources=["published"],
     log:
@@ -119,6 +136,8 @@ rule tables:
         runtime=growing(20),
     conda:
         "../../envs/report.yaml"
+    message:
+        "Writing tables"
     script:
         "../scripts/tables.py"
 
@@ -151,14 +170,50 @@ rule figures:
         runtime=growing(30),
     conda:
         "../../envs/report.yaml"
+    message:
+        "Drawing figures"
     script:
         "../scripts/figures.py"
+
+
+rule claims:
+    input:
+        summaries=rules.gather.output.summaries,
+        neurons=rules.neurons.output,
+        published="config/published",
+    output:
+        report(
+            "<study>/claims/claims.html",
+            caption=caption("table", "claims"),
+            category="Claims",
+            labels={"table": "claims"},
+        ),
+        "<study>/claims/claims.csv",
+        "<study>/claims/claims_detail.csv",
+        "<study>/claims/claims.md",
+    params:
+        sources=["published"],
+    log:
+        "<logs>/claims.log",
+    benchmark:
+        "<benchmarks>/claims.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(20),
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Testing the paper's claims"
+    script:
+        "../scripts/claims.py"
 
 
 rule report:
     input:
         rules.tables.output,
         rules.figures.output,
+        rules.claims.output,
     output:
         html=ensure("<study>/report.html", non_empty=True),
     params:
@@ -174,6 +229,8 @@ rule report:
         runtime=growing(20),
     conda:
         "../../envs/report.yaml"
+    message:
+        "Writing {output.html}"
     shell:
         "snakemake tables figures claims --report {output.html} --snakefile {params.snakefile:q} --nolock"
         " --workflow-profile none --config {params.overrides:q} > {log} 2>&1"

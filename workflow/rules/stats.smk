@@ -1,4 +1,4 @@
-# What editing needs of the unedited model: context templates and key second moments.
+# What editing needs of the unedited model: context templates, key second moments and two decompositions.
 rule contexts:
     input:
         model="<study>/{model}/model",
@@ -18,6 +18,8 @@ rule contexts:
         gpu=gpus,
     conda:
         "../../envs/stats.yaml"
+    message:
+        "{wildcards.model}: sampling contexts"
     script:
         "../scripts/contexts.py"
 
@@ -43,5 +45,56 @@ rule statistics:
         gpu=gpus,
     conda:
         "../../envs/stats.yaml"
+    message:
+        "{wildcards.model}: taking key statistics"
     script:
         "../scripts/statistics.py"
+
+
+rule null_space:
+    input:
+        statistics="<study>/{model}/statistics.safetensors",
+    output:
+        null_space="<study>/{model}/null_space.safetensors",
+    params:
+        device=of_model(lambda model: model.device),
+    log:
+        "<logs>/{model}/null_space.log",
+    benchmark:
+        "<benchmarks>/{model}/null_space.tsv"
+    threads: 1
+    resources:
+        mem_mb=model_resource("mem_mb"),
+        runtime=model_resource("runtime"),
+        gpu=gpus,
+    conda:
+        "../../envs/stats.yaml"
+    message:
+        "{wildcards.model}: decomposing the key statistics"
+    script:
+        "../scripts/null_space.py"
+
+
+rule directions:
+    input:
+        model="<study>/{model}/model",
+    output:
+        directions="<study>/{model}/directions.safetensors",
+    params:
+        layers=of_model(lambda model: WHOLE.layers_with_statistics(model)),
+        load=of_model(lambda model: model.load_settings()),
+    log:
+        "<logs>/{model}/directions.log",
+    benchmark:
+        "<benchmarks>/{model}/directions.tsv"
+    threads: 1
+    resources:
+        mem_mb=model_resource("mem_mb"),
+        runtime=model_resource("runtime"),
+        gpu=gpus,
+    conda:
+        "../../envs/stats.yaml"
+    message:
+        "{wildcards.model}: finding the principal directions"
+    script:
+        "../scripts/directions.py"

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from sphere.config import EditSettings
 from sphere.job import job, paths
 
 with job(snakemake, sources=snakemake.params.sources):
@@ -15,7 +14,7 @@ with job(snakemake, sources=snakemake.params.sources):
         paths(files.get("states")),
         Path(files.stream),
         paths(snakemake.output.editing),
-        editing=EditSettings(**snakemake.params.editing),
+        load_settings=snakemake.params.load,
         references=Path(files.references) if files.references else None,
         generation=GenerationSettings(**generation) if generation else None,
     )

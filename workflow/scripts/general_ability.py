@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sphere.config import EditSettings, TaskSettings
+from sphere.config import TaskSettings
 from sphere.job import job, paths
 
 with job(snakemake):
@@ -13,7 +13,7 @@ with job(snakemake):
         Path(files.model),
         paths(files.get("states")),
         paths(snakemake.output.ability),
-        editing=EditSettings(**snakemake.params.editing),
+        load_settings=snakemake.params.load,
         tasks=TaskSettings(**snakemake.params.tasks),
         include_path=Path(files.tasks) if files.tasks else None,
     )

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-from sphere.config import EditSettings
 from sphere.job import job, paths
 
 with job(snakemake):
     from sphere.stages import compare_neurons
 
     names = dict.fromkeys(stream["model"] for stream in snakemake.params.streams)
-    settings = [EditSettings(**each) for each in snakemake.params.editing]
     compare_neurons(
-        dict(zip(names, zip(paths(snakemake.input.models), settings, strict=True), strict=True)),
+        dict(zip(names, zip(paths(snakemake.input.models), snakemake.params.load, strict=True), strict=True)),
         list(zip(snakemake.params.streams, paths(snakemake.input.states), strict=True)),
         Path(snakemake.output.cosine).parent,
     )

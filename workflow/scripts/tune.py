@@ -19,6 +19,8 @@ with job(snakemake):
         editing=EditSettings(**params.editing),
         contexts=Path(files.contexts),
         statistics=Path(files.statistics),
+        null_space=Path(files.null_space),
+        directions=Path(files.directions),
         batch_size=params.batch_size,
         out_chosen=Path(snakemake.output.chosen),
         out_trials=Path(snakemake.output.trials),

@@ -1,0 +1,33 @@
+# make reproduce   the default study, from nothing to results/embedded/report.html
+# make test        every check
+# Both make .venv first if it is not there. Afterwards: source .venv/bin/activate; snakemake --cores 2 [target]
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+STUDY ?= embedded
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: reproduce test lint setup reference
+
+reproduce: setup
+	snakemake --cores all --config study=$(STUDY)
+
+test: lint
+	pytest tests/unit tests/parity tests/workflow
+
+# Style, types, the workflow's format and lints, and a dry run of every study (the last two: tests/workflow).
+lint: setup
+	ruff check .
+	mypy
+	snakefmt --check Snakefile workflow
+
+# What follows from sphere/config.py: workflow/schemas/ and the tables of config/README.md.
+reference: setup
+	python -m sphere.config_reference
+
+# The stamp is newer than what it was installed from, so that a changed pin installs again.
+setup: $(BIN)/.installed
+
+$(BIN)/.installed: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

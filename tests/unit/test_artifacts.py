@@ -1,0 +1,182 @@
+"""Atomic writes, digests and provenance."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sphere import artifacts
+from sphere.artifacts import StaleArtifact
+from sphere.errors import InputError
+
+JOB = {"rule": "edit", "wildcards": {}}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def make(path: Path, text: str, *parents: Path, settings: dict[str, object] | None = None) -> Path:
+    """An artefact made of ``parents``, as a workflow job would leave it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ancestors = artifacts.lineage(parents)
+    path.write_text(text)
+    artifacts.record(path, job=JOB, settings=settings or {}, ancestors=ancestors)
+    return path
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "out.csv"
+    path.write_text("old")
+
+    def cut_off() -> None:
+        with artifacts.write_atomically(path) as temporary:
+            temporary.write_text("half of the n")
+            raise RuntimeError("cut off")
+
+    with pytest.raises(RuntimeError, match="cut off"):
+        cut_off()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_makes_its_folder_and_an_ordinary_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "out.csv"
+    with artifacts.write_atomically(path) as temporary:
+        assert temporary.suffix == ".csv"
+        assert not path.exists()
+        temporary.write_text("all of it")
+    (tmp_path / "plain").write_text("")
+    assert path.read_text() == "all of it"
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@given(value=JSON)
+def test_json_reads_back_as_written(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.mktemp("json") / "value.json"
+    artifacts.write_json(value, path)
+    assert artifacts.read_json(path) == value
+
+
+def test_json_refuses_what_it_cannot_hold_and_explains_a_broken_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        artifacts.write_json({"loss": float("nan")}, path)
+    assert not path.exists()
+    with pytest.raises(InputError, match=r"value\.json is not there"):
+        artifacts.read_json(path)
+    path.write_text('{"a": 1,\n b}')
+    with pytest.raises(InputError, match=r"value\.json is not JSON .*line 2"):
+        artifacts.read_json(path)
+
+
+def test_csv_keeps_every_bit_of_a_float(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": np.random.default_rng(0).standard_normal(500) * 10.0 ** np.arange(-250, 250)})
+    artifacts.write_csv(frame, tmp_path / "x.csv")
+    read = pd.read_csv(tmp_path / "x.csv")
+    pd.testing.assert_frame_equal(read, frame, check_exact=True)
+
+
+def test_config_digest_is_of_the_meaning_not_of_the_writing() -> None:
+    assert artifacts.config_digest({"a": [1, 2], "b": None}) == artifacts.config_digest({"b": None, "a": (1, 2)})
+    values = [{"a": 1}, {"a": 2}, {"b": 1}, {"a": [1]}, {"a": "1"}, {"a": True}, {}]
+    assert len({artifacts.config_digest(value) for value in values}) == len(values)
+
+
+def test_folder_digest_sees_names_and_contents_but_no_hidden_files(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "weights").write_text("w")
+    before = artifacts.digest(folder)
+    (folder / ".snakemake_timestamp").touch()
+    assert artifacts.digest(folder) == before
+    (folder / "deep" / "weights").rename(folder / "deep" / "renamed")
+    renamed = artifacts.digest(folder)
+    (folder / "deep" / "renamed").write_text("v")
+    assert len({before, renamed, artifacts.digest(folder)}) == 3
+    shutil.copytree(folder, tmp_path / "copy")
+    assert artifacts.digest(tmp_path / "copy") == artifacts.digest(folder)
+
+
+def test_provenance_says_what_made_the_artefact(tmp_path: Path) -> None:
+    model = make(tmp_path / "model.txt", "weights")
+    state = make(tmp_path / "stream" / "state.txt", "edited", model, settings={"ridge": 10})
+    note = artifacts.provenance(state)
+    assert note["job"] == JOB
+    assert note["settings"] == {"ridge": 10}
+    assert note["settings_sha256"] == artifacts.config_digest({"ridge": 10})
+    assert note["sha256"] == artifacts.digest(state)
+    assert note["ancestors"] == {"../model.txt": artifacts.digest(model)}
+    assert note["code"]["sources"] == artifacts.sources_digest()
+    assert {"torch", "transformers", "numpy"} <= note["libraries"].keys()
+
+
+def test_lineage_reaches_back_to_the_first_ancestor(tmp_path: Path) -> None:
+    world = make(tmp_path / "world", "w")
+    model = make(tmp_path / "model", "m", world)
+    state = make(tmp_path / "far" / "state", "s", model)
+    assert artifacts.lineage([state]) == {path.resolve(): artifacts.digest(path) for path in (world, model, state)}
+
+
+def test_an_artefact_that_was_changed_is_refused_with_both_digests(tmp_path: Path) -> None:
+    path = make(tmp_path / "statistics", "C")
+    before = artifacts.digest(path)
+    path.write_text("C'")
+    with pytest.raises(StaleArtifact) as caught:
+        artifacts.verify(path)
+    assert str(path) in str(caught.value)
+    assert before[: artifacts.SHORT] in str(caught.value)
+    assert artifacts.digest(path)[: artifacts.SHORT] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_artefact_without_provenance_is_refused_unless_it_is_the_users_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text("[]")
+    with pytest.raises(StaleArtifact, match="has no provenance"):
+        artifacts.lineage([path])
+    assert artifacts.lineage([], sources=[path]) == {path.resolve(): artifacts.digest(path)}
+
+
+def test_inputs_made_from_different_models_are_refused_and_both_are_named(tmp_path: Path) -> None:
+    model = make(tmp_path / "model", "first")
+    statistics = make(tmp_path / "statistics", "C", model)
+    make(model, "second")
+    contexts = make(tmp_path / "contexts", "c", model)
+    with pytest.raises(StaleArtifact) as caught:
+        artifacts.lineage([statistics, contexts])
+    assert str(statistics) in str(caught.value)
+    assert str(contexts) in str(caught.value)
+    with pytest.raises(StaleArtifact, match="this job"):
+        artifacts.lineage([statistics, model])
+
+
+def test_a_folder_of_results_can_be_moved(tmp_path: Path) -> None:
+    model = make(tmp_path / "old" / "model", "m")
+    make(tmp_path / "old" / "stream" / "state", "s", model)
+    os.rename(tmp_path / "old", tmp_path / "new")
+    moved = artifacts.lineage([tmp_path / "new" / "stream" / "state", tmp_path / "new" / "model"])
+    assert set(moved) == {(tmp_path / "new" / name).resolve() for name in ("model", "stream/state")}
+
+
+def test_a_stream_is_continued_only_under_its_own_settings(tmp_path: Path) -> None:
+    state = make(tmp_path / "state", "s", settings={"ridge": 10, "layers": [4, 5]})
+    artifacts.same_settings(state, {"layers": (4, 5), "ridge": 10})
+    with pytest.raises(StaleArtifact, match=r"ridge = 10, this job has 20"):
+        artifacts.same_settings(state, {"ridge": 20, "layers": [4, 5]})
+    with pytest.raises(StaleArtifact, match=r"alpha = None, this job has 0\.5"):
+        artifacts.same_settings(state, {"ridge": 10, "layers": [4, 5], "alpha": 0.5})
+
+
+def test_provenance_files_are_json_of_their_own_folder(tmp_path: Path) -> None:
+    path = make(tmp_path / "a" / "x.csv", "x")
+    assert artifacts.sidecar(path) == tmp_path / "a" / "provenance" / "x.csv.json"
+    assert json.loads(artifacts.sidecar(path).read_text())["sha256"] == artifacts.digest(path)

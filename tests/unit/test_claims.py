@@ -1,0 +1,178 @@
+"""Claims: verdicts on studies whose answers are known, and honesty about what a study cannot tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import made_up_study
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from sphere.claims import TESTS, check_claims
+from sphere.claims.evidence import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, Evidence, Part, judge, pooled
+from sphere.errors import InputError
+from sphere.tables import gather, load
+from sphere.tables.intervals import over_seeds
+from sphere.tables.neurons import gather_neurons
+
+PUBLISHED = Path(__file__).parents[2] / "config" / "published"
+
+
+def make_tables(root: Path, **changes: Any) -> Path:
+    """Gathered tables of a made-up study, neurons included."""
+    scope = made_up_study.study(
+        **{
+            "methods": ["memit", "memit+sphere", "memit-seq", "alphaedit", "sphere"],
+            "datasets": ["counterfact"],
+            **changes,
+        }
+    )
+    made_up_study.make_results(root, scope)
+    gather(root, scope, root / "tables")
+    original, edited = made_up_study.weights()
+    names = {"model": "tiny", "dataset": "counterfact", "edits": 100}
+    streams = [
+        ({**names, "method": method, "seed": seed}, {0: original + (1 + seed / 10) * (weight - original)})
+        for method, weight in edited.items()
+        for seed in scope["seeds"]
+    ]
+    gather_neurons(root / "tables", {"tiny": {0: original}}, streams)
+    return root / "tables"
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tables(tmp_path_factory.mktemp("study"))
+
+
+def verdicts(tables: Path, out: Path) -> dict[str, tuple[str, str]]:
+    found = check_claims(tables, PUBLISHED, out)
+    return {row["id"]: (row["verdict"], row["reason"]) for row in found.to_dict("records")}
+
+
+def test_a_study_that_behaves_as_the_paper_says(tables: Path, tmp_path: Path) -> None:
+    found = verdicts(tables, tmp_path)
+    assert list(found) == [f"C{i}" for i in range(1, 9)]
+    assert {name: verdict for name, (verdict, _) in found.items() if verdict != REPRODUCED} == {}
+    written = pd.read_csv(tmp_path / "claims.csv")
+    assert list(written["verdict"]) == [REPRODUCED] * 8
+    assert set(written["n_seeds"]) == {3}
+    assert (tmp_path / "claims.md").read_text().count("\n| C") == 8
+
+
+def test_every_claim_of_the_paper_has_a_test() -> None:
+    assert set(pd.read_csv(PUBLISHED / "claims.csv")["id"]) == set(TESTS)
+
+
+def test_c4_is_the_paired_difference_to_the_best_baseline(tables: Path, tmp_path: Path) -> None:
+    claims = check_claims(tables, PUBLISHED, tmp_path).set_index("id")
+    last = load(tables, "editing_summary").query("edits == 100 and metric_family == 'accuracy'")
+    wide = 100 * last.pivot_table(index=["seed", "metric"], columns="method", values="mean")
+    gains = (wide["sphere"] - wide["alphaedit"]).groupby("seed").mean()  # AlphaEdit is the best here on every metric
+    low, high = stats.t.interval(0.95, 2, gains.mean(), stats.sem(gains))
+    row = claims.loc["C4"]
+    assert (row["effect"], row["ci_low"], row["ci_high"]) == pytest.approx((gains.mean(), low, high))
+    detail = pd.read_csv(tmp_path / "claims_detail.csv").query("id == 'C4'")
+    assert list(detail["part"])[:-1] == [
+        f"tiny, counterfact, {metric}, against alphaedit" for metric in ("efficacy", "generalization", "specificity")
+    ]
+
+
+def test_one_seed_gives_effects_but_no_verdict(tmp_path: Path) -> None:
+    found = verdicts(make_tables(tmp_path, seeds=[0]), tmp_path)
+    claims = pd.read_csv(tmp_path / "claims.csv").set_index("id")
+    assert found.pop("C3")[0] == REPRODUCED  # a theorem needs no interval
+    assert {verdict for verdict, _ in found.values()} == {NOT_TESTED}
+    assert all("one seed" in reason for _, reason in found.values())
+    assert claims["effect"].notna().all()
+    assert claims["ci_low"].isna().all()
+
+
+def test_what_a_study_lacks_is_named(tmp_path: Path) -> None:
+    tables = make_tables(tmp_path, methods=["memit", "alphaedit"], checkpoints=[20])
+    for name in ("timing_summary", "general_ability_summary"):
+        load(tables, name).iloc[:0].to_csv(tables / f"{name}.csv", index=False)
+    (tables / "neuron_cosine.csv").unlink()
+    found = verdicts(tables, tmp_path)
+    assert found.pop("C3")[0] == REPRODUCED
+    assert {verdict for verdict, _ in found.values()} == {NOT_TESTED}
+    reasons = {name: reason for name, (_, reason) in found.items()}
+    assert "three checkpoints" in reasons["C1"]
+    assert "three methods" in reasons["C2"]
+    assert reasons["C4"] == "SPHERE was not run"
+    assert reasons["C5"] == "general ability was not measured"
+    assert "both with and without" in reasons["C6"]
+    assert reasons["C7"] == "no timing of SPHERE"
+    assert "cosines" in reasons["C8"]
+
+
+def test_a_worse_sphere_is_not_reproduced(tables: Path, tmp_path: Path) -> None:
+    """Swap the names of SPHERE and AlphaEdit: every claim in favour of SPHERE has to fail."""
+    swapped = tmp_path / "tables"
+    swapped.mkdir()
+    for path in tables.glob("*.csv"):
+        frame = pd.read_csv(path)
+        if "method" in frame:
+            frame["method"] = frame["method"].replace({"sphere": "alphaedit", "alphaedit": "sphere"})
+        frame.to_csv(swapped / path.name, index=False)
+    found = verdicts(swapped, tmp_path)
+    for name in ("C4", "C5", "C6", "C8"):
+        assert found[name][0] == NOT_REPRODUCED, name
+    assert "AlphaEdit" in found["C6"][1]
+    assert found["C7"][0] == NOT_REPRODUCED  # AlphaEdit projects nothing: 0 % is not 3 to 7 %
+
+
+def test_a_broken_bound_is_not_reproduced_and_names_the_method(tables: Path) -> None:
+    evidence = Evidence.read(tables)
+    row = evidence.energy.query("method == 'memit' and batch == 3 and seed == 1").index[0]
+    evidence.energy.loc[row, "perturbation"] = 0.5 * evidence.energy.loc[row, "bound"]
+    found = TESTS["C3"](evidence)
+    assert found.verdict == NOT_REPRODUCED
+    assert "fails for 1 of 150 (MEMIT)" in found.reason
+
+
+def test_c1_counts_energy_that_falls_as_energy_that_moves(tables: Path) -> None:
+    evidence = Evidence.read(tables)
+    paths = evidence.paths.assign(
+        he=200 - evidence.paths["he"], he_change=-evidence.paths["he_change"]
+    )  # HE falls while accuracy falls, as under AlphaEdit in the paper
+    found = TESTS["C1"](Evidence(**{**vars(evidence), "paths": paths}))
+    assert found.verdict == REPRODUCED
+    direct = [part for part in found.parts if part.statistic == "r_s of HE and metric"]
+    assert all(part.interval.mean > 0 for part in direct)
+
+
+@pytest.mark.parametrize(
+    ("values", "limits", "verdict"),
+    [
+        ([1.0, 1.1, 1.2], {"above": 0}, REPRODUCED),
+        ([1.0, -0.5, 1.2], {"above": 0}, NOT_REPRODUCED),
+        ([-1.0, -1.1, -1.2], {"above": 0}, NOT_REPRODUCED),
+        ([5.0, 5.1, 4.9], {"above": 3, "below": 7}, REPRODUCED),
+        ([5.0, 9.1, 4.9], {"above": 3, "below": 7}, NOT_REPRODUCED),
+        ([1.0], {"above": 0}, NOT_TESTED),
+        ([], {"above": 0}, NOT_TESTED),
+    ],
+)
+def test_judge(values: list[float], limits: dict[str, float], verdict: str) -> None:
+    assert judge(over_seeds(values), **limits)[0] == verdict
+
+
+def test_pooling_compares_the_same_parts_in_every_seed() -> None:
+    parts = [
+        Part("a", "", "", {0: 1.0, 1: 2.0}),
+        Part("b", "", "", {0: 3.0, 1: 4.0}),
+        Part("c", "", "", {0: 100.0, 1: np.nan}),  # undefined in one seed: left out, not mixed in
+    ]
+    assert pooled("all", "", "", parts).by_seed == {0: 2.0, 1: 3.0}
+    assert pooled("all", "", "", [parts[2], Part("d", "", "", {0: 2.0})]).by_seed == {0: 51.0}
+    assert pooled("all", "", "", []).by_seed == {}
+
+
+def test_a_claim_without_a_test_is_refused(tables: Path, tmp_path: Path) -> None:
+    (tmp_path / "claims.csv").write_text("id,claim,statistic\nC9,something,else\n")
+    with pytest.raises(InputError, match="C9"):
+        check_claims(tables, tmp_path, tmp_path)

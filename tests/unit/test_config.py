@@ -1,0 +1,197 @@
+"""Studies: what is read from YAML, and what every mistake is answered with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from sphere import config_reference
+from sphere.config import WORLD_TASKS, ModelConfig, Study, StudyConfig, load_study
+from sphere.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDIES = sorted(path.stem for path in (ROOT / "config" / "studies").glob("*.yaml"))
+Change = Callable[[str, Callable[[dict[str, Any]], None]], str]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A copy of config/ that a test may spoil."""
+    return Path(shutil.copytree(ROOT / "config", tmp_path / "config"))
+
+
+@pytest.fixture
+def refusal(config: Path) -> Change:
+    """Change a file of the smoke study and return what loading it is answered with."""
+
+    def answer(file: str, change: Callable[[dict[str, Any]], None]) -> str:
+        path = config / file
+        data = yaml.safe_load(path.read_text())
+        change(data)
+        path.write_text(yaml.safe_dump(data))
+        with pytest.raises(InputError) as caught:
+            load_study("smoke", root=config)
+        return str(caught.value)
+
+    return answer
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_of_the_repository_is_valid(name: str) -> None:
+    study = load_study(name, root=ROOT / "config")
+    assert study.study.name == name
+    assert list(study.models) == list(study.study.models)
+
+
+def test_no_study_needs_torch_to_be_read() -> None:
+    code = "import sys; from sphere.config import load_study; load_study('embedded'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+STUDY, MODEL = "studies/smoke.yaml", "models/smoke.yaml"
+MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
+    (STUDY, lambda d: d.update(batchsize=4), ["unknown key 'batchsize'", "did you mean 'batch_size'?"]),
+    (STUDY, lambda d: d["world"].update(poeple=3), ["world", "unknown key 'poeple'", "did you mean 'people'?"]),
+    (MODEL, lambda d: d["values"].update(clamp=1), ["values", "unknown key 'clamp'", "clamp_norm_factor"]),
+    (
+        MODEL,
+        lambda d: d["source"]["training"].update(widht=3),
+        ["source.world.training", "unknown key 'widht'", "did you mean 'width'?"],
+    ),
+    (STUDY, lambda d: d.update(batch_size=0), ["batch_size", "(got 0)"]),
+    (STUDY, lambda d: d.update(seeds=["one"]), ["seeds.0", "(got 'one')"]),
+    (STUDY, lambda d: d.pop("checkpoints"), ["checkpoints: field required"]),
+    (STUDY, lambda d: d.update(checkpoints=[8, 4]), ["checkpoints must ascend", "[8, 4]"]),
+    (STUDY, lambda d: d.update(checkpoints=[4, 6]), ["checkpoints: 6 is not a multiple of batch_size 4"]),
+    (STUDY, lambda d: d.update(checkpoints=[4000]), ["checkpoints: 4000 edits, but world.people x edits_per_person"]),
+    (STUDY, lambda d: d.update(methods=["memit", "memit"]), ["methods", "repeats"]),
+    (STUDY, lambda d: d.update(methods=["memti"]), ["methods", "unknown method 'memti'", "did you mean 'memit'?"]),
+    (STUDY, lambda d: d.update(methods=["memit+spheer"]), ["spheer", "did you mean 'sphere'?"]),
+    (STUDY, lambda d: d.update(models=["smoek"]), ["models", "'smoek' is not in", "did you mean 'smoke'?"]),
+    (STUDY, lambda d: d["datasets"].update(zrse={"source": "world"}), ["no 'zrse'", "did you mean 'zsre'?"]),
+    (STUDY, lambda d: d["datasets"].update(mine={"source": "path"}), ["datasets.mine", "needs path"]),
+    (
+        STUDY,
+        lambda d: d["datasets"].update(mine={"source": "path", "path": "gone.json"}),
+        ["datasets.mine.path: gone.json is not there"],
+    ),
+    (
+        STUDY,
+        lambda d: d["datasets"].update(mine={"source": "download", "item": "multi_conterfact"}),
+        ["datasets.mine.item", "did you mean 'multi_counterfact'?"],
+    ),
+    (STUDY, lambda d: d["tasks"].update(names=["world_nil"]), ["task 'world_nil'", "did you mean 'world_nli'?"]),
+    (STUDY, lambda d: d.pop("world"), ["datasets.counterfact", "needs the study to have a world"]),
+    (STUDY, lambda d: d["tuning"].update(edits=1000), ["tuning.edits: 1000 edits", "tuning_people"]),
+    (STUDY, lambda d: d["tuning"].update(trials=50), ["tuning_grid of 'memit' has 2 settings", "tries 50"]),
+    (MODEL, lambda d: d.update(name="smok"), ["name is 'smok': make it 'smoke'"]),
+    (MODEL, lambda d: d.update(layers=[1, 0]), ["layers must ascend"]),
+    (MODEL, lambda d: d.update(layers=[0, 3]), ["layers: 3 is beyond the last layer, 2"]),
+    (MODEL, lambda d: d.update(dtype="float23"), ["dtype", "did you mean 'float32'?"]),
+    (MODEL, lambda d: d["source"].update(kind="wordl"), ["source", "wordl", "'world'"]),
+    (MODEL, lambda d: d.update(source={"kind": "path", "path": "gone"}), ["source.path: gone is not a model folder"]),
+    (
+        MODEL,
+        lambda d: d["methods"]["sphere"].update(rigde=3),
+        ["models/smoke.yaml: methods", "'sphere' has no hyperparameter 'rigde'", "did you mean 'ridge'?"],
+    ),
+    (MODEL, lambda d: d["methods"].update(alphadit={}), ["unknown method 'alphadit'", "did you mean 'alphaedit'?"]),
+    (MODEL, lambda d: d["tuning_grid"]["sphere"].update(alpha=[0.5, 2]), ["tuning_grid", "alpha", "(got 2"]),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "parts"), MISTAKES, ids=[parts[0] for *_, parts in MISTAKES])
+def test_a_mistake_is_answered_in_one_line_that_names_it(
+    refusal: Change, file: str, change: Callable[[dict[str, Any]], Any], parts: list[str]
+) -> None:
+    line = refusal(file, change)
+    assert "\n" not in line
+    for part in parts:
+        assert part in line
+
+
+def test_a_file_that_is_no_settings_is_answered_in_one_line(config: Path) -> None:
+    for text, part in (("a: [", "is not YAML"), ("- memit\n", "holds no settings"), ("", "holds no settings")):
+        (config / "studies" / "bad.yaml").write_text(text)
+        with pytest.raises(InputError, match=part) as caught:
+            load_study("bad", root=config)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_study_that_is_not_there_is_answered_with_the_nearest(config: Path) -> None:
+    with pytest.raises(InputError, match=r"'embeded' is not in .*: did you mean 'embedded'"):
+        load_study("embeded", root=config)
+    with pytest.raises(InputError, match=r"gone/studies/x\.yaml is not there"):
+        load_study("gone/studies/x.yaml")
+
+
+def test_a_study_file_uses_the_models_beside_it(config: Path) -> None:
+    model = config / "models" / "smoke.yaml"
+    model.write_text(model.read_text().replace("layers: [0, 1]", "layers: [1, 2]"))
+    assert load_study(config / "studies" / "smoke.yaml").models["smoke"].layers == (1, 2)
+
+
+def test_settings_are_frozen_and_survive_the_way_through_params(smoke: Study) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        smoke.study.batch_size = 7  # type: ignore[misc]
+    for settings in (smoke.study, *smoke.models.values()):
+        plain = json.loads(json.dumps(settings.plain()))
+        assert type(settings).model_validate(plain) == settings
+
+
+@pytest.fixture(scope="module")
+def smoke() -> Study:
+    return load_study("smoke", root=ROOT / "config")
+
+
+def test_an_edit_sees_only_its_slice_of_a_model(smoke: Study) -> None:
+    model = smoke.models["smoke"]
+    slice_ = model.edit_settings().plain()
+    assert slice_.keys() == {"layers", "dtype", "device", "values"}
+    other = model.model_copy(update={"methods": {}, "tuning_grid": {}, "name": "other"})
+    assert other.edit_settings().plain() == slice_
+
+
+def test_statistics_are_taken_where_a_method_edits() -> None:
+    study = load_study("paper", root=ROOT / "config")
+    assert study.layers_with_statistics(study.models["llama3-8b-instruct"]) == [4, 5, 6, 7, 8, 21]
+
+
+def test_the_paper_study_is_the_papers() -> None:
+    study = load_study("paper", root=ROOT / "config")
+    assert study.study.batch_size == 100
+    assert study.study.checkpoints == (1000, 2000, 3000, 4000, 5000, 10000, 15000)
+    llama, qwen = (study.models[name].values for name in ("llama3-8b-instruct", "qwen2.5-7b-instruct"))
+    assert (llama.lr, llama.clamp_norm_factor, llama.weight_decay) == (0.1, 0.75, 0.5)
+    assert (qwen.lr, qwen.clamp_norm_factor, qwen.weight_decay) == (0.5, 4, 1e-3)
+
+
+def test_the_worlds_tasks_are_the_worlds() -> None:
+    from sphere.world import TASK_FAMILIES
+
+    assert set(WORLD_TASKS) == set(TASK_FAMILIES)
+
+
+def test_schemas_and_readme_are_up_to_date() -> None:
+    hint = "run: make reference"
+    for name, text in config_reference.schemas().items():
+        assert (ROOT / "workflow" / "schemas" / name).read_text(encoding="utf-8") == text, hint
+    readme = (ROOT / "config" / "README.md").read_text(encoding="utf-8")
+    assert config_reference.readme(readme) == readme, hint
+
+
+def test_every_key_is_documented() -> None:
+    for kind in (StudyConfig, ModelConfig):
+        for line in config_reference.tables().splitlines():
+            if line.startswith("| `"):
+                assert line.rsplit("|", 2)[1].strip(), f"no meaning: {line}"
+        assert kind.__doc__

@@ -1,0 +1,374 @@
+"""The documents say what the code does: examples are run, tables are held against the code's own constants."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import TEXTS, ModelMaker, TokenizerMaker
+from pydantic import BaseModel
+from transformers import PhiConfig
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+import sphere
+from sphere import claims, cli, general_ability, metrics, models, stages, tune
+from sphere.config import ValueSettings
+from sphere.data import EditRequest
+from sphere.errors import InputError
+from sphere.hooks import capture_output
+from sphere.methods import method_names, resolve
+from sphere.models import Family, adapter
+from sphere.postprocess.base import POSTPROCESSES, PostContext
+from sphere.replay import Row, record
+from sphere.sequential import edit
+from sphere.solvers.base import SOLVERS, LayerProblem
+from sphere.tables import neurons, summaries
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+REQUESTS = (
+    EditRequest(1, "Ada Lovelace", "The mother tongue of Ada Lovelace is", 21, "French", "English"),
+    EditRequest(2, "Emil Zátopek", "Emil Zátopek lives in the city of", 0, "New York City", "Prague"),
+)
+CORPUS = [text[start:] for text in TEXTS for start in range(0, len(text), 3)]
+
+
+def read(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
+def sections(text: str, level: int) -> dict[str, str]:
+    """Heading -> what stands under it, up to the next heading of that level or above."""
+    parts = re.split(rf"^(#{{1,{level}}}) (.+)$", text, flags=re.MULTILINE)[1:]
+    found = zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+    return {title: body for marks, title, body in found if len(marks) == level}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the first table's rows, without its header."""
+    table = re.search(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    assert table, f"no table in {text[:80]!r}"
+    lines = table.group().splitlines()[2:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def names(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# ------------------------------------------------------------------------------------------------ every page
+
+
+PAGES = [*DOCS.glob("*.md"), *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_files_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"`((?:tests|sphere|config|docs|workflow)/[\w./-]+\.\w+)`", text):
+        assert (ROOT / target).exists() or "NAME" in target, target
+
+
+def test_version_and_licence_agree() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == sphere.__version__
+    assert f"## {sphere.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert citation["license"] == "Apache-2.0"
+    assert "Apache License\n" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------ methods.md
+
+
+COMPONENTS: dict[str, type[BaseModel]] = {**SOLVERS, **POSTPROCESSES}
+
+
+def defaults(kind: type[BaseModel]) -> dict[str, str]:
+    found = {name: field.default for name, field in kind.model_fields.items()}
+    return {name: "null" if value is None else str(value) for name, value in found.items()}
+
+
+def documented(text: str) -> dict[str, str]:
+    return {names(name)[0]: names(default)[0] for name, default, _ in rows(text)}
+
+
+def test_every_component_is_documented_once() -> None:
+    page = read("methods.md")
+    assert re.findall(r"^### (.+)$", page, re.MULTILINE) == list(dict.fromkeys(sections(page, 3)))
+    assert set(sections(page, 3)) == set(COMPONENTS)
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_settings_and_their_defaults(name: str) -> None:
+    section, kind = sections(read("methods.md"), 3)[name], COMPONENTS[name]
+    assert documented(section) == defaults(kind)
+    for source in re.findall(r"arXiv (\d{4}\.\d{5})", kind.__doc__ or ""):
+        assert source in section, "its source"
+
+
+def test_settings_of_the_values() -> None:
+    assert documented(sections(read("methods.md"), 2)["One batch"]) == defaults(ValueSettings)
+
+
+def test_rows_of_methods() -> None:
+    shown = {names(row[0])[0]: row[1:] for row in rows(sections(read("methods.md"), 2)["Rows"])}
+    assert set(shown) == {*method_names(), "alphaedit+sphere"}
+    for name, (solver, later, settings) in shown.items():
+        method = resolve(name)
+        assert method.solver.name == solver
+        assert [process.name for process in method.postprocess] == later.split()
+        plain: dict[str, Any] = {}
+        for component in (method.solver, *method.postprocess):
+            plain |= type(component)().model_dump()
+        changed = yaml.safe_load(f"{{{settings}}}")
+        assert method.hyperparameters == plain | changed
+        assert all(key in plain for key in changed)
+
+
+# ----------------------------------------------------------------------------------------- results-schema.md
+
+SCHEMA: dict[str, tuple[str, ...]] = {
+    "energy.csv": stages.ENERGY_COLUMNS,
+    "timing.csv": summaries.COLUMNS["timing_summary"][4:],
+    "editing.csv": metrics.COLUMNS,
+    "general_ability.csv": general_ability.COLUMNS,
+    "training.csv": summaries.COLUMNS["training"][1:],
+    "tuning/METHOD.csv": ("trial", *tune.METRICS, "score"),
+    "streams/DATASET/seedS_skipped.csv": ("case_id", "reason"),
+    **{f"tables/{name}.csv": columns for name, columns in summaries.COLUMNS.items()},
+    "tables/neuron_cosine.csv": neurons.COLUMNS,
+    "claims/claims.csv": claims.COLUMNS,
+    "claims/claims_detail.csv": claims.DETAIL,
+}
+
+
+def test_every_csv_is_documented_once() -> None:
+    headings = re.findall(r"^### (.+)$", read("results-schema.md"), re.MULTILINE)
+    assert sorted(headings) == sorted(SCHEMA)
+
+
+@pytest.mark.parametrize("name", SCHEMA)
+def test_columns(name: str) -> None:
+    table = rows(sections(read("results-schema.md"), 3)[name])
+    assert [column for cells in table for column in names(cells[0])] == list(SCHEMA[name])
+    assert all(cells[1] for cells in table), "every column has a meaning"
+
+
+# ---------------------------------------------------------------------------------------------------- cli.md
+
+
+@pytest.fixture
+def workplace(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_model: ModelMaker,
+    tiny_tokenizer: TokenizerMaker,
+    sample_data: Path,
+) -> Path:
+    """The folder that the page's examples are run in: ``model``, ``requests.json`` and ``corpus.txt``."""
+    tokenizer = tiny_tokenizer(True)
+    tiny_model("llama", len(tokenizer)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    records = json.loads((sample_data / "counterfact_sample.json").read_text(encoding="utf-8"))[:10]
+    (tmp_path / "requests.json").write_text(json.dumps(records), encoding="utf-8")
+    (tmp_path / "corpus.txt").write_text("\n\n".join(CORPUS), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+PRINTED = {"edit": (), "energy": ("he_mean", "coincident_pairs"), "evaluate": ("mean", "stderr", "n")}
+
+
+def test_commands_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = read("cli.md")
+    (settings,) = blocks(page, "yaml")
+    (workplace / "memit.yaml").write_text(settings, encoding="utf-8")
+    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
+    used = set()
+    for line in lines:
+        prompt, program, *arguments = shlex.split(line)
+        assert (prompt, program) == ("$", "sphere")
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        printed = capsys.readouterr()
+        assert caught.value.code == 0, f"{line}: {printed.err}"
+        used.add(arguments[0])
+        for column in PRINTED[arguments[0]]:
+            assert f"`{column}`" in page
+            assert column in printed.out
+    assert used == set(PRINTED)
+
+
+def test_python_example_runs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = blocks(read("cli.md"), "python")
+    exec(example, {})
+    edits, energy = capsys.readouterr().out.split()
+    assert int(edits) == 10
+    assert float(energy) > 0
+
+
+# ------------------------------------------------------------------------------------------ adding-a-model.md
+
+
+def test_the_row_of_the_example_makes_the_model_editable(
+    tiny_tokenizer: TokenizerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = read("adding-a-model.md")
+    tokenizer = tiny_tokenizer(True)
+    config = PhiConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+    with pytest.raises(InputError) as caught:
+        adapter(model)
+    (message,) = blocks(page, "text")
+    assert str(caught.value).startswith(message.split("...")[0].strip())
+
+    (row,) = blocks(page, "python")
+    monkeypatch.setattr(models, "FAMILIES", models.FAMILIES | eval(f"{{{row}}}", {"Family": Family}))
+    parts = adapter(model)
+    inputs = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(parts.projection(1)(inputs), inputs @ parts.weight(1).T + parts.projection(1).bias)
+
+    texts = [Row((3, 4, 5, 6, 7), 2), Row((9, 8, 7), 0)]
+    replay = record(parts, texts, layer=1, pad=0)
+    again = replay.run(replay.tail[:, 0])
+    for got, text in zip(again, texts, strict=True):
+        with capture_output(parts.layer(3)) as seen:
+            logits = model(torch.tensor([text.ids])).logits
+        torch.testing.assert_close(got[: len(text.ids) - text.pivot], seen[0][0, text.pivot :])
+        torch.testing.assert_close(parts.head(parts.final_norm(seen[0])), logits)
+
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    edit(
+        model, tokenizer, REQUESTS, method="memit+sphere", layers=(0, 1), values=ValueSettings(steps=2), corpus=CORPUS
+    )
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {parts.weight_name(0), parts.weight_name(1)}
+
+
+# ----------------------------------------------------------------------------------------- adding-a-method.md
+
+
+def example_files() -> dict[str, str]:
+    """Path -> content of the page's Python blocks that name a file; the rest, its test, is under ""."""
+    found = {}
+    for block in blocks(read("adding-a-method.md"), "python"):
+        path = re.match(r"# (sphere/\w+/\w+\.py)\n", block)
+        found[path[1] if path else ""] = block
+    return found
+
+
+@pytest.fixture
+def example(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The names of the page's files and of its test; solver and post-process are registered while a test lasts."""
+    known = dict(SOLVERS), dict(POSTPROCESSES)
+    namespace: dict[str, Any] = {}
+    modules = []
+    for number, code in enumerate(example_files().values()):
+        file = tmp_path / f"part{number}.py"
+        file.write_text(code, encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(f"example{number}", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        modules.append(module)
+        sys.modules[spec.name] = module  # pydantic looks annotations up there
+        module.__dict__.update(namespace)
+        spec.loader.exec_module(module)
+        namespace |= {name: value for name, value in vars(module).items() if not name.startswith("__")}
+    yield namespace
+    for module in modules:
+        del sys.modules[module.__name__]
+    for registry, before in zip((SOLVERS, POSTPROCESSES), known, strict=True):
+        for name in registry.keys() - before.keys():
+            del registry[name]
+
+
+def test_the_example_s_files_are_found_by_being_there(tmp_path: Path) -> None:
+    """In a copy of the package with the page's two files and rows, the page's methods are there, and torch is not."""
+    shutil.copytree(ROOT / "sphere", tmp_path / "sphere", ignore=shutil.ignore_patterns("__pycache__"))
+    for path, code in example_files().items():
+        if path:
+            (tmp_path / path).write_text(code, encoding="utf-8")
+    (rows_,) = blocks(read("adding-a-method.md"), "yaml")
+    with (tmp_path / "sphere" / "methods.yaml").open("a", encoding="utf-8") as file:
+        file.write(rows_)
+    program = f"""
+import sys
+from sphere.methods import resolve
+assert sys.modules["sphere"].__file__.startswith({str(tmp_path)!r})
+assert [resolve(name).name for name in {example_methods()!r}] == {example_methods()!r}
+assert resolve("ridge-limit").hyperparameters == {{"penalty": 0.5, "scope": "batch", "largest_ratio": 0.01}}
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, cwd=tmp_path)
+
+
+def example_methods() -> list[str]:
+    """The methods that the page promises."""
+    return names(read("adding-a-method.md").split("That is all:")[1].split(" are methods now")[0])
+
+
+def test_the_example_s_own_tests_pass(example: dict[str, Any]) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    example["test_ridge_is_a_minimum"](LayerProblem(draw(6, 9), draw(9, 4), draw(6, 4)))
+    update, weight = draw(6, 9), draw(6, 9)
+    example["test_limit_keeps_direction_and_bounds_size"](update, PostContext(weight, weight))
+    small = example["Limit"](largest_ratio=10).apply(update, PostContext(weight, weight))
+    torch.testing.assert_close(small, update)
+
+
+def test_the_example_s_methods_edit(
+    example: dict[str, Any], tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text,) = blocks(read("adding-a-method.md"), "yaml")
+    added = yaml.safe_load(text)
+    monkeypatch.setattr("sphere.sequential.resolve", lambda name, **given: resolve(name, rows=added, **given))
+    assert {*added} < {*example_methods()}
+    tokenizer, values = tiny_tokenizer(True), ValueSettings(steps=2)
+    for method in example_methods():
+        model = tiny_model("llama", len(tokenizer))
+        state = edit(model, tokenizer, REQUESTS, method=method, layers=(1,), values=values, corpus=CORPUS)
+        change, weight = state.weights[1] - state.pretrained[1], state.pretrained[1]
+        assert change.norm() > 0
+        if method == "ridge-limit":
+            assert change.norm() <= 0.01 * weight.norm() * 1.001

@@ -1,0 +1,323 @@
+"""Figures: each in three formats, the same bytes twice, whatever is missing; and the looks that tell methods apart."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import made_up_study
+import matplotlib
+import matplotlib.colors
+import matplotlib.path
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+
+import sphere.style
+from sphere.figures import FIGURES, write_all
+from sphere.figures.curves import training
+from sphere.figures.energy import ellipse, energy_accuracy, energy_change, regression, theorem_bound
+from sphere.figures.neurons import neuron_cosine, neuron_map
+from sphere.style import METRIC_LOOKS, RC, drawing, fit_integers, legend_above, look, whole_decades
+from sphere.tables import TABLES, gather, load
+from sphere.tables.layout import METHOD_LABELS, PRE_EDITED
+from sphere.tables.neurons import gather_neurons
+from sphere.tables.trajectories import trajectories
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "config" / "published"
+SIGNATURES = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
+METHODS = [name for name in METHOD_LABELS if name != PRE_EDITED]
+
+
+@pytest.fixture(scope="module")
+def gathered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables of a made-up study with everything that a figure can draw."""
+    scope = made_up_study.study(methods=["memit", "memit+sphere", "alphaedit", "sphere"], datasets=["counterfact"])
+    root = made_up_study.make_results(tmp_path_factory.mktemp("study"), scope)
+    trials = pd.DataFrame(itertools.product([0.3, 0.5], [0.5, 0.8]), columns=["eta", "alpha"])
+    made_up_study.save(
+        trials.assign(trial=range(4), efficacy=[0.1, 0.2, 0.4, np.nan], score=0.1), root / "tiny/tuning/sphere.csv"
+    )
+    gather(root, scope, root / "tables")
+    original, edited = made_up_study.weights()
+    names = {"model": "tiny", "dataset": "counterfact", "seed": 0, "edits": 100}
+    streams = [({**names, "method": method}, {0: weight}) for method, weight in edited.items()]
+    gather_neurons(root / "tables", {"tiny": {0: original}}, streams)
+    return root / "tables"
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures drawn in a test, to be looked into; no file is written."""
+    figures: list[Figure] = []
+
+    def make(**options: Any) -> Figure:
+        figures.append(Figure(**options))
+        return figures[-1]
+
+    monkeypatch.setattr(sphere.style, "Figure", make)
+    monkeypatch.setattr(sphere.style, "FORMATS", ())
+    return figures
+
+
+# ---------------------------------------------------------------------------------------------------------- looks
+
+
+def lightness_a_b(colour: str, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """CIELAB of a colour as someone sees it whose linear RGB is `matrix` times the usual one."""
+    rgb = np.array(matplotlib.colors.to_rgb(colour))
+    linear = np.clip(matrix @ np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4), 0, 1)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ linear / np.array([0.9505, 1, 1.089])
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+# Machado, Oliveira and Fernandes (2009), full severity
+SIGHTS = {
+    "usual": np.eye(3),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]]
+    ),
+}
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_colours_stay_apart(sight: str) -> None:
+    for colours in ([look(name).colour for name in METHODS], [each.colour for each in METRIC_LOOKS.values()]):
+        seen = [lightness_a_b(colour, SIGHTS[sight]) for colour in colours]
+        assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 10
+
+
+def test_marker_and_dash_tell_methods_apart_without_colour() -> None:
+    for each in ("marker", "dash"):
+        shown = [getattr(look(name), each) for name in METHODS]
+        assert len(set(shown)) == len(shown)
+
+
+def test_a_projected_method_is_its_baseline_with_an_open_marker() -> None:
+    base, projected = look("rect"), look("rect+sphere")
+    assert (base.colour, base.marker, base.dash) == (projected.colour, projected.marker, projected.dash)
+    assert base.filled
+    assert not projected.filled
+    assert look("sphere") == look("alphaedit+sphere")
+    assert look("sphere").colour != look("alphaedit").colour
+
+
+def test_a_method_of_your_own_always_looks_the_same() -> None:
+    assert look("my-method") == look("my-method")
+    assert look("my-method").label == "my-method"
+    assert look("my-method").colour == look("my-method+sphere").colour
+
+
+# ------------------------------------------------------------------------------------------------------- the files
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_is_written_in_three_formats_and_has_a_caption(name: str, gathered: Path, tmp_path: Path) -> None:
+    FIGURES[name](gathered, tmp_path / name, published=PUBLISHED)
+    for suffix, signature in SIGNATURES.items():
+        assert (tmp_path / f"{name}.{suffix}").read_bytes().startswith(signature)
+    assert b"Not drawn" not in (tmp_path / f"{name}.svg").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 3
+    assert (ROOT / "workflow" / "report" / f"figure_{name}.rst").read_text().strip()
+
+
+def test_figures_are_the_same_bytes_on_every_run(gathered: Path, tmp_path: Path) -> None:
+    names = ["energy_accuracy", "plug_and_play", "neuron_map"]  # twin axes, hatches, an optimiser
+    for folder in ("one", "two"):
+        for name in names:
+            FIGURES[name](gathered, tmp_path / folder / name)
+    files = list((tmp_path / "one").iterdir())
+    assert len(files) == 3 * len(names)
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
+
+
+def test_a_users_matplotlibrc_changes_nothing_and_is_left_alone(tmp_path: Path) -> None:
+    curves = pd.DataFrame({"model": "m", "step": [0, 1], "loss": [2.0, 1.0], "fact_accuracy": [0.0, 1.0]})
+    training(curves, tmp_path / "plain")
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red", "svg.hashsalt": "x"}):
+        training(curves, tmp_path / "theirs")
+        assert matplotlib.rcParams["font.size"] == 20
+    assert (tmp_path / "plain.svg").read_bytes() == (tmp_path / "theirs.svg").read_bytes()
+    assert matplotlib.rcParams["svg.hashsalt"] != RC["svg.hashsalt"]
+
+
+def test_no_text_leaves_the_page(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
+    for name in FIGURES:
+        FIGURES[name](gathered, tmp_path / name, published=PUBLISHED)
+    assert len(drawn) == len(FIGURES)
+    for figure, name in zip(drawn, FIGURES, strict=True):
+        box = figure.get_tightbbox(figure.canvas.get_renderer())
+        width, height = figure.get_size_inches()
+        assert box.x0 > -0.02, name
+        assert box.y0 > -0.02, name
+        assert box.x1 < width + 0.02, name
+        assert box.y1 < height + 0.02, name
+
+
+def test_figures_of_a_study_with_next_to_nothing(tmp_path: Path) -> None:
+    scope = made_up_study.study(datasets=["counterfact"], methods=["memit"], seeds=[0], checkpoints=[20])
+    root = made_up_study.make_results(tmp_path, scope)
+    for name in ("energy.csv", "timing.csv", "general_ability.csv", "training.csv"):
+        for path in root.rglob(name):
+            path.unlink()
+    gather(root, scope, root / "tables")
+    write_all(root / "tables", root / "figures", published=PUBLISHED)
+    assert len(list((root / "figures").iterdir())) == 3 * len(FIGURES)
+
+
+def test_one_model_and_dataset_can_be_drawn_alone(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
+    FIGURES["editing_curves"](gathered, tmp_path / "a", model="tiny", dataset="counterfact")
+    FIGURES["editing_curves"](gathered, tmp_path / "b", model="tiny", dataset="zsre")
+    assert len(drawn[0].axes) == 3
+    assert drawn[1].axes == []
+    assert drawn[1].texts[0].get_text() == "Not drawn: no editing metric"
+
+
+# --------------------------------------------------------------------------------------------- what is in the panels
+
+
+def test_energy_accuracy_draws_the_means_and_says_the_correlation(
+    gathered: Path, drawn: list[Figure], tmp_path: Path
+) -> None:
+    paths = trajectories(load(gathered, "editing_summary"), load(gathered, "energy_summary"))
+    energy_accuracy(paths, tmp_path / "x")
+    left = [axis for axis in drawn[0].axes if axis.get_title(loc="left")]
+    assert [axis.get_title(loc="left").splitlines()[0] for axis in left] == [
+        "MEMIT", "MEMIT + SPHERE", "AlphaEdit", "SPHERE",
+    ]  # fmt: skip
+    own = paths[paths["method"] == "memit"].groupby("edits")[["he", "he_change", "efficacy"]].mean()
+    assert left[0].lines[0].get_ydata() == pytest.approx(own["efficacy"].to_numpy())
+    r = stats.spearmanr(own["he"], own["efficacy"]).statistic
+    assert f"{r:.2f}".replace("-", "−") in left[0].get_title(loc="left").splitlines()[1]
+    twins = [axis for axis in drawn[0].axes if not axis.get_title(loc="left") and axis.lines]
+    assert twins[0].lines[0].get_ydata() == pytest.approx(own["he_change"].to_numpy())
+
+
+def test_missing_and_infinite_values_are_left_out_not_filled_in(
+    gathered: Path, drawn: list[Figure], tmp_path: Path
+) -> None:
+    paths = trajectories(load(gathered, "editing_summary"), load(gathered, "energy_summary"))
+    paths.loc[paths["edits"] == 60, "efficacy"] = np.nan
+    paths.loc[paths["edits"] >= 80, ["he", "he_change"]] = np.inf
+    energy_accuracy(paths, tmp_path / "x")
+    left = [axis for axis in drawn[0].axes if axis.get_title(loc="left")]
+    assert list(left[0].lines[0].get_xdata()) == [20, 40, 80, 100]
+    twins = [axis for axis in drawn[0].axes if not axis.get_title(loc="left") and axis.lines]
+    assert list(twins[0].lines[0].get_xdata()) == [20, 40, 60]
+    energy_change(paths, tmp_path / "y")
+
+
+def test_theorem_bound_counts_every_update(drawn: list[Figure], tmp_path: Path) -> None:
+    run = {"model": "m", "dataset": "zsre", "method": "memit", "seed": 0}
+    rows = [(1e-4, 1.0), (1e-3, 2.0), (5.0, 2.0), (0.0, 3.0), (np.nan, 1.0), (np.inf, 1.0)]
+    theorem_bound(pd.DataFrame([{**run, "bound": b, "perturbation": p} for b, p in rows]), tmp_path / "x")
+    axis = drawn[0].axes[0]
+    assert "75.0 % of 4 updates" in axis.get_title(loc="left")
+    assert "1 at 0 not drawn" in axis.get_title(loc="left")
+    assert len(axis.collections[0].get_offsets()) == 3
+
+
+def test_sensitivity_writes_the_number_in_its_cell(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
+    FIGURES["sensitivity"](gathered, tmp_path / "x", published=PUBLISHED)
+    axis = drawn[0].axes[0]
+    assert axis.get_title(loc="left") == "tiny, SPHERE"
+    assert len([each for each in drawn[0].axes if each.images]) == 1  # `tiny` is no model of the paper
+    written = {text.get_position(): text.get_text() for text in axis.texts}
+    assert written == {(0, 0): "10.0", (1, 0): "20.0", (0, 1): "40.0", (1, 1): "–"}
+
+
+def test_plug_and_play_pairs_each_baseline(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
+    FIGURES["plug_and_play"](gathered, tmp_path / "x")
+    axis = drawn[0].axes[0]
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["MEMIT", "AlphaEdit"]
+    assert [bool(bar.get_hatch()) for bar in axis.patches] == [False, True, False, True]
+    rows = load(gathered, "editing_by_method").query(
+        "edits == 100 and metric == 'efficacy' and metric_family == 'accuracy'"
+    )
+    means = rows.set_index("method")["mean"]
+    expected = [100 * means[name] for name in ("memit", "memit+sphere", "alphaedit", "sphere")]
+    assert [bar.get_height() for bar in axis.patches] == pytest.approx(expected)
+
+
+def test_a_method_without_its_results_is_not_drawn(drawn: list[Figure], tmp_path: Path) -> None:
+    original, edited = made_up_study.weights(20, 6)
+    groups = {"m, zsRE": {"original": original, "sphere": edited["sphere"], "memit": np.full_like(original, np.nan)}}
+    neuron_cosine(groups, tmp_path / "x")
+    titles = [axis.get_title(loc="left") for axis in drawn[0].axes if axis.images and axis.get_title(loc="left")]
+    assert [title.split(",")[0] for title in titles] == ["Original", "SPHERE"]
+    neuron_map({"m, zsRE": {"sphere": edited["sphere"]}}, tmp_path / "y")
+    assert drawn[1].axes == []
+
+
+# ------------------------------------------------------------------------------------------------------- the helpers
+
+
+def test_ellipse_holds_its_share_of_a_normal_sample() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.multivariate_normal([1, 2], [[2, 1.2], [1.2, 1]], size=20_000).T
+    outline = ellipse(x, y)
+    assert outline is not None
+    inside = matplotlib.path.Path(outline).contains_points(np.stack([x, y], axis=1)).mean()
+    assert inside == pytest.approx(0.95, abs=0.005)
+    assert ellipse(x[:2], y[:2]) is None
+    assert ellipse(x[:9], 2 * x[:9]) is None
+
+
+def test_regression_agrees_with_scipy() -> None:
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=12)
+    y = 2 - 3 * x + rng.normal(size=12)
+    fit = stats.linregress(x, y)
+    fitted, low, high = regression(x, y, np.array([0.0, x.mean()]))
+    assert fitted[0] == pytest.approx(fit.intercept)
+    reach = stats.t.ppf(0.975, 10) * fit.intercept_stderr
+    assert (low[0], high[0]) == pytest.approx((fit.intercept - reach, fit.intercept + reach))
+    assert fitted[1] == pytest.approx(y.mean())
+
+
+def test_whole_decades_always_hold_two_powers() -> None:
+    assert whole_decades([0.02, 3]) == pytest.approx((0.008, 12.5))
+    assert whole_decades([5.0]) == pytest.approx((0.8, 12.5))
+    assert whole_decades([1.0]) == pytest.approx((0.8, 12.5))
+
+
+def test_ticks_stand_on_checkpoints_and_do_not_collide(tmp_path: Path) -> None:
+    with drawing(tmp_path / "x", width=2, height=2) as figure:
+        axis = figure.subplots()
+        fit_integers(axis, [1000, 2000, 3000, 4000, 5000, 10000, 15000])
+        ticks = list(axis.get_xticks())
+        assert ticks[-1] == 15000
+        assert set(ticks) <= {1000, 2000, 3000, 4000, 5000, 10000, 15000}
+        assert min(np.diff(ticks)) >= 0.2 * 14000
+
+
+def test_the_legend_names_each_series_once(tmp_path: Path) -> None:
+    with drawing(tmp_path / "x", width=3, height=2) as figure:
+        axes = figure.subplots(1, 2)
+        for axis in axes:
+            axis.plot([0, 1], label="a")
+        axes[1].plot([1, 0], label="b")
+        before = figure.get_figheight()
+        legend_above(figure, list(axes))
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+        assert figure.get_figheight() > before
+
+
+def test_every_caption_belongs_to_something_drawn_or_written() -> None:
+    captions = {path.stem for path in (ROOT / "workflow" / "report").glob("*.rst")}
+    expected = {f"figure_{name}" for name in FIGURES} | {f"table_{name}" for name in TABLES}
+    assert captions == expected | {"table_claims", "workflow"}

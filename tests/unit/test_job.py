@@ -1,0 +1,105 @@
+"""What a workflow script does around its one call."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sphere import artifacts
+
+# A job run as Snakemake runs it: a process of its own, with an object called `snakemake`.
+SCRIPT = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from sphere.errors import InputError, NumericalError
+from sphere.job import job
+
+class Named(list):
+    def __init__(self, **named):
+        super().__init__(named.values())
+        self.named = named
+    def get(self, key): return self.named.get(key)
+    def items(self): return self.named.items()
+
+snakemake = SimpleNamespace(
+    rule="edit",
+    wildcards=Named(seed="0"),
+    input=Named(**{inputs}),
+    output=["out.txt"],
+    params=Named(ridge=10),
+    log=["logs/log"],
+)
+with job(snakemake, **{options}):
+    print("working")
+    {body}
+"""
+
+
+def run(folder: Path, body: str, inputs: dict[str, str] | None = None, **options: object) -> tuple[int, str, str]:
+    """Exit status, what the process printed, and its log."""
+    code = SCRIPT.format(body=body, inputs=inputs or {}, options=options)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr, (folder / "logs" / "log").read_text()
+
+
+WRITE = "Path('out.txt').write_text('result')"
+
+
+def test_a_finished_job_leaves_a_log_and_provenance(tmp_path: Path) -> None:
+    status, printed, log = run(tmp_path, WRITE)
+    assert (status, printed) == (0, "")
+    assert log == "working\n"
+    note = artifacts.verify(tmp_path / "out.txt")
+    assert note["job"] == {"rule": "edit", "wildcards": {"seed": "0"}}
+    assert note["settings"] == {"ridge": 10}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [("InputError('bad input: mend it')", 2), ("NumericalError('bad input: mend it')", 1)]
+)
+def test_bad_input_and_bad_numbers_are_one_line_in_the_log(tmp_path: Path, error: str, status: int) -> None:
+    found, _, log = run(tmp_path, f"raise {error}")
+    assert found == status
+    assert log.splitlines() == ["working", "error: bad input: mend it"]
+    assert not artifacts.sidecar(tmp_path / "out.txt").exists()
+
+
+def test_anything_else_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
+    status, _, log = run(tmp_path, "1 / 0")
+    assert status == 1
+    assert "Traceback" in log
+    assert "ZeroDivisionError" in log
+
+
+def test_an_input_that_was_changed_stops_the_job_before_it_starts(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("a")
+    artifacts.record(tmp_path / "in.txt", job={}, settings={}, ancestors={})
+    assert run(tmp_path, WRITE, {"data": "in.txt"})[0] == 0
+    (tmp_path / "in.txt").write_text("b")
+    (tmp_path / "out.txt").unlink()
+    status, _, log = run(tmp_path, WRITE, {"data": "in.txt"})
+    assert status == 2
+    assert log.startswith("refused: in.txt is ")
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_a_users_own_file_needs_no_provenance_where_the_rule_says_so(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("[]")
+    status, _, log = run(tmp_path, WRITE, {"data": "mine.json"})
+    assert status == 2
+    assert "no provenance" in log
+    assert run(tmp_path, WRITE, {"data": "mine.json"}, sources=["data"])[0] == 0
+
+
+def test_a_stream_made_under_other_settings_is_not_continued(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("s")
+    artifacts.record(tmp_path / "state", job={}, settings={"ridge": 20}, ancestors={})
+    status, _, log = run(tmp_path, WRITE, {"previous": "state"}, continues="previous")
+    assert status == 2
+    assert "ridge = 20, this job has 10" in log
+    artifacts.record(tmp_path / "state", job={}, settings={"ridge": 10}, ancestors={})
+    assert run(tmp_path, WRITE, {"previous": "state"}, continues="previous")[0] == 0

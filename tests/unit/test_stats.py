@@ -1,0 +1,131 @@
+"""Key second moments against one document at a time, and what must not change them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import FAMILIES, TEXTS, ModelMaker, TokenizerMaker
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sphere.errors import InputError, NumericalError
+from sphere.models import Adapter, adapter
+from sphere.stats import Statistics, collect_statistics, read_documents
+
+DOCUMENTS = [text[start:] for text in TEXTS for start in (0, 9)]  # 12: the last may be held out
+
+
+def plain_keys(parts: Adapter, tokenizer: PreTrainedTokenizerBase, document: str, layer: int, length: int) -> Tensor:
+    """Keys (d_in, tokens) of one document alone, by a hook of the test's own."""
+    seen: list[Tensor] = []
+    handle = parts.projection(layer).register_forward_pre_hook(lambda _module, args: seen.append(args[0][0]))
+    with torch.no_grad():
+        parts.model(torch.tensor([tokenizer(document)["input_ids"][:length]]))
+    handle.remove()
+    return seen[0].double().T
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_moments_are_those_of_the_documents_one_by_one(
+    family: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(family != "gpt2")
+    parts = adapter(tiny_model(family, len(tokenizer)).double())
+    got = collect_statistics(parts, tokenizer, DOCUMENTS, [2, 0], max_length=20, probe_keys=5)
+    for layer in (0, 2):
+        keys = torch.cat([plain_keys(parts, tokenizer, text, layer, 20) for text in DOCUMENTS[:-1]], dim=1)
+        assert got.tokens == keys.shape[1]
+        torch.testing.assert_close(got.second_moments[layer], keys @ keys.T / keys.shape[1])
+        held = plain_keys(parts, tokenizer, DOCUMENTS[-1], layer, 20)[:, :5]
+        torch.testing.assert_close(got.probe_keys[layer], held)
+
+
+def test_batches_and_dtypes(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    one = collect_statistics(adapter(model), tokenizer, DOCUMENTS, [1], token_budget=1)
+    many = collect_statistics(adapter(model), tokenizer, DOCUMENTS, [1])
+    torch.testing.assert_close(one.second_moments[1], many.second_moments[1], rtol=1e-5, atol=1e-6)
+    assert many.second_moments[1].dtype == torch.float64
+    half = collect_statistics(adapter(model.bfloat16()), tokenizer, DOCUMENTS, [1])
+    torch.testing.assert_close(half.second_moments[1], many.second_moments[1], rtol=0.1, atol=0.1)
+
+
+def test_documents_beyond_the_model_s_positions_are_cut(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(False)
+    parts = adapter(tiny_model("gpt2", len(tokenizer)))  # 128 positions, and a table of them
+    assert collect_statistics(parts, tokenizer, ["Ada Lovelace " * 200], [0]).tokens == 128
+
+
+def test_out_of_memory_counts_no_document_twice(
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second layer's product fails once, when the first layer's is done."""
+    tokenizer = tiny_tokenizer(True)
+    parts = adapter(tiny_model("llama", len(tokenizer)))
+    expected = collect_statistics(parts, tokenizer, DOCUMENTS, [0, 1])
+    multiply, calls = Tensor.__matmul__, []
+
+    def failing(self: Tensor, other: Tensor) -> Tensor:
+        if self.ndim == 2 and self.shape[0] == 64 and other.shape == self.T.shape:  # k.T @ k
+            calls.append(self.shape)
+            if len(calls) == 2:
+                raise torch.OutOfMemoryError("out of memory")
+        return multiply(self, other)
+
+    monkeypatch.setattr(Tensor, "__matmul__", failing)
+    got = collect_statistics(parts, tokenizer, DOCUMENTS, [0, 1])
+    assert len(calls) > 2
+    for layer in (0, 1):
+        torch.testing.assert_close(
+            got.second_moments[layer], expected.second_moments[layer], rtol=1e-5, atol=1e-6
+        )
+
+
+def test_nothing_is_held_out_of_few_documents(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    got = collect_statistics(adapter(tiny_model("llama", len(tokenizer))), tokenizer, DOCUMENTS[:9], [0])
+    assert got.probe_keys[0].shape == (64, 0)
+
+
+def test_statistics_survive_a_file(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    got = collect_statistics(adapter(tiny_model("llama", len(tokenizer))), tokenizer, DOCUMENTS, [0, 2])
+    got.save(tmp_path / "statistics.safetensors")
+    back = Statistics.load(tmp_path / "statistics.safetensors")
+    assert back.tokens == got.tokens
+    for layer in (0, 2):
+        assert torch.equal(back.second_moments[layer], got.second_moments[layer])
+        assert torch.equal(back.probe_keys[layer], got.probe_keys[layer])
+
+
+def test_what_is_not_finite_is_named(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    model.get_input_embeddings().weight[5:] = float("inf")
+    with pytest.raises(NumericalError, match="key statistics of layer 1 are not finite"):
+        collect_statistics(adapter(model), tokenizer, DOCUMENTS, [1])
+
+
+def test_no_text_is_refused(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(False)
+    parts = adapter(tiny_model("gpt2", len(tokenizer)))
+    for documents in ([], [""]):
+        with pytest.raises(InputError, match="has no text"):
+            collect_statistics(parts, tokenizer, documents, [0])
+
+
+def test_documents_are_separated_by_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.txt"
+    path.write_text("one\ntwo\n\n\n\nthree\n", encoding="utf-8")
+    assert read_documents(path) == ["one\ntwo", "three"]
+    path.write_text(" \n\n", encoding="utf-8")
+    with pytest.raises(InputError, match="has no text"):
+        read_documents(path)
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(InputError, match="cannot be read as UTF-8"):
+        read_documents(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_documents(tmp_path / "nothing.txt")

@@ -1,0 +1,472 @@
+"""Tables: the intervals, what is gathered, what is bold, and that all three formats say the same."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from math import inf, isnan, nan
+from pathlib import Path
+
+import made_up_study
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from sphere.errors import InputError
+from sphere.tables import SUMMARIES, TABLES, build, gather, load, write_all
+from sphere.tables.intervals import EXACT, from_stderr, over_records, over_seeds, slope, spearman
+from sphere.tables.layout import base_of, method_label, ordered_methods, paper_name, projected_pairs
+from sphere.tables.neurons import cosine_change, cosine_matrix, gather_neurons, sampled_weights
+from sphere.tables.render import Cell, Column, Row, Table, as_frame, as_latex, as_markdown, ranks
+from sphere.tables.stream import batch_seconds
+from sphere.tables.trajectories import early_warnings, energy_by_batch, trajectories
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "config" / "published"
+SERIES = st.lists(st.floats(-1e3, 1e3, allow_nan=False), min_size=3, max_size=12)
+
+
+@pytest.fixture(scope="module")
+def gathered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables of a made-up study of three methods, two datasets and three seeds."""
+    root = made_up_study.make_results(tmp_path_factory.mktemp("study"), made_up_study.study())
+    assert gather(root, made_up_study.study(), root / "tables") == []
+    return root / "tables"
+
+
+# ------------------------------------------------------------------------------------------------------- intervals
+
+
+@given(SERIES)
+def test_over_seeds_is_the_t_interval(values: list[float]) -> None:
+    found = over_seeds([*values, nan, inf])
+    assert found.kind == "t over seeds"
+    assert found.n == len(values)
+    assert found.mean == pytest.approx(np.mean(values), abs=1e-9)
+    spread = stats.sem(values)
+    if spread > 1e-9:
+        low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), spread)
+        assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9, abs=1e-9)
+
+
+def test_over_records_is_the_normal_interval() -> None:
+    values = [0.0, 1.0, 1.0, 1.0]
+    low, high = stats.norm.interval(0.95, 0.75, stats.sem(values))
+    found = over_records(values)
+    assert (found.low, found.high, found.kind) == (pytest.approx(low), pytest.approx(high), "normal over records")
+
+
+def test_one_value_has_no_interval() -> None:
+    for found in (over_seeds([3.0]), over_records([3.0, nan]), from_stderr(3.0, nan)):
+        assert found.mean == 3.0
+        assert found.kind == "none"
+        assert isnan(found.half_width)
+
+
+@given(SERIES, st.randoms(use_true_random=False))
+def test_spearman_agrees_with_scipy(values: list[float], random: object) -> None:
+    other = list(values)
+    random.shuffle(other)  # type: ignore[attr-defined]
+    found = spearman(values, other)
+    if len(set(values)) < 2:
+        assert isnan(found.r)
+        assert isnan(found.p)
+    else:
+        expected = stats.spearmanr(values, other)
+        assert found.r == pytest.approx(expected.statistic, abs=1e-9)
+        if found.n > EXACT:
+            assert found.p == pytest.approx(expected.pvalue, abs=1e-6)
+
+
+def test_p_of_few_points_is_exact() -> None:
+    assert spearman([1, 2, 3, 4], [9, 7, 5, 1]).p == pytest.approx(2 / 24)
+    x, y = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [2.0, 1.0, 4.0, 4.0, 7.0, 5.0]
+    exact = stats.permutation_test(
+        (x,), lambda order: stats.spearmanr(order, y).statistic, permutation_type="pairings", n_resamples=np.inf
+    )
+    assert spearman(x, y).p == pytest.approx(exact.pvalue)
+
+
+def test_spearman_leaves_out_nan_and_ranks_infinity() -> None:
+    assert spearman([1, 2, nan, 3, inf], [8, 6, 5, 4, 2]).r == pytest.approx(-1)
+    assert spearman([1, 2, nan, 3, inf], [8, 6, 5, 4, 2]).n == 4
+    assert isnan(spearman([1, 2], [1, 2]).r)
+
+
+def test_slope_of_a_line() -> None:
+    assert slope([1, 2, 3, inf], [5, 3, 1, 0]) == pytest.approx(-2)
+    assert isnan(slope([1, 1, 1], [1, 2, 3]))
+
+
+# --------------------------------------------------------------------------------------------------------- names
+
+
+def test_names_and_order_of_methods() -> None:
+    assert ordered_methods(["sphere", "memit+sphere", "mine", "memit", "pre-edited"]) == [
+        "pre-edited", "memit", "memit+sphere", "mine", "sphere",
+    ]  # fmt: skip
+    assert [method_label(name) for name in ("memit-seq", "rect+sphere", "alphaedit+sphere", "mine")] == [
+        "MEMIT-seq", "RECT + SPHERE", "SPHERE", "mine",
+    ]  # fmt: skip
+    assert base_of("sphere") == base_of("alphaedit+sphere") == "alphaedit"
+    assert projected_pairs(["memit", "sphere", "alphaedit", "rect+sphere", "memit+sphere"]) == [
+        ("memit", "memit+sphere"), ("alphaedit", "sphere"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("llama3-8b-instruct", "LLaMA3-8B"),
+        ("Meta-Llama3_8B", "LLaMA3-8B"),
+        ("qwen2.5-7b-instruct", "Qwen2.5-7B"),
+        ("embedded", None),
+        ("llama3-80b", None),
+        ("llama3", None),
+    ],
+)
+def test_paper_name(ours: str, theirs: str | None) -> None:
+    assert paper_name(ours, ["LLaMA3-8B", "Qwen2.5-7B"]) == theirs
+
+
+# -------------------------------------------------------------------------------------------------------- gather
+
+
+def test_gather_writes_every_summary(gathered: Path) -> None:
+    assert {path.stem for path in gathered.glob("*.csv")} >= set(SUMMARIES)
+    assert load(gathered, "missing").empty
+
+
+def test_editing_summary_is_the_mean_of_the_records(gathered: Path) -> None:
+    root = gathered.parent
+    records = pd.read_csv(root / "tiny" / "counterfact" / "memit" / "seed1" / "edits40" / "editing.csv")
+    summary = load(gathered, "editing_summary").set_index(
+        ["dataset", "method", "seed", "edits", "metric_family", "metric"]
+    )
+    row = summary.loc[("counterfact", "memit", 1, 40, "token_accuracy", "specificity")]
+    assert row["mean"] == pytest.approx(records["token_accuracy_specificity"].mean())
+    assert row["n"] == 40
+    assert row["ci_kind"] == "normal over records"
+    assert summary.loc[("counterfact", "memit", 1, 40, "text", "fluency"), "n"] == 10
+    # zsRE has no success family and no generations here: no row, rather than a row of nothing
+    assert set(load(gathered, "editing_summary").query("dataset == 'zsre'")["metric_family"]) == {
+        "accuracy",
+        "token_accuracy",
+    }
+
+
+def test_by_method_is_over_seeds(gathered: Path) -> None:
+    key = "dataset == 'zsre' and method == 'alphaedit' and edits == 100 and metric == 'efficacy'"
+    key += " and metric_family == 'accuracy'"
+    seeds = load(gathered, "editing_summary").query(key)["mean"]
+    row = load(gathered, "editing_by_method").query(key).iloc[0]
+    low, high = stats.t.interval(0.95, 2, seeds.mean(), stats.sem(seeds))
+    assert (row["mean"], row["ci_low"], row["ci_high"]) == pytest.approx((seeds.mean(), low, high))
+    assert (row["ci_kind"], row["n_seeds"], row["n"]) == ("t over seeds", 3, 300)
+
+
+def test_one_seed_falls_back_to_its_records_and_says_so(tmp_path: Path) -> None:
+    scope = made_up_study.study(seeds=[4])
+    gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
+    rows = load(tmp_path / "tables", "editing_by_method")
+    assert set(rows.query("metric_family != 'text'")["ci_kind"]) == {"normal over records"}
+    assert set(rows["n_seeds"]) == {1}
+    assert set(load(tmp_path / "tables", "general_ability_by_method")["ci_kind"]) == {"normal over items"}
+    assert "normal over records" in build("table1", tmp_path / "tables").notes[-1]
+
+
+def test_ability_takes_one_metric_a_task_and_repeats_the_pre_edited_scores(gathered: Path) -> None:
+    ability = load(gathered, "general_ability_by_method")
+    before = ability.query("method == 'pre-edited'")
+    assert set(before["dataset"]) == {"counterfact", "zsre"}
+    assert dict(zip(before["family"], before["mean"], strict=True))["nli"] == pytest.approx(0.75)
+
+
+def test_headline_ability_prefers_exact_match(tmp_path: Path) -> None:
+    scope = made_up_study.study(methods=["memit"], datasets=["zsre"], seeds=[0], checkpoints=[20])
+    made_up_study.make_results(tmp_path, scope)
+    path = tmp_path / "tiny" / "zsre" / "memit" / "seed0" / "edits20" / "general_ability.csv"
+    rows = [
+        ("a", "reasoning", "acc_norm,none", 0.9),
+        ("a", "reasoning", "exact_match,strict", 0.2),
+        ("b", "reasoning", "acc", 0.4),
+    ]
+    made_up_study.save(
+        pd.DataFrame(
+            [{"task": t, "family": f, "metric": m, "value": v, "stderr": 0.1, "n": 10} for t, f, m, v in rows]
+        ),
+        path,
+    )
+    gather(tmp_path, scope, tmp_path / "tables")
+    row = load(tmp_path / "tables", "general_ability_by_method").query("method == 'memit'").iloc[0]
+    assert row["mean"] == pytest.approx(0.3)
+    assert row["ci_high"] - row["mean"] == pytest.approx(1.959964 * np.hypot(0.1, 0.1) / 2, rel=1e-5)
+
+
+def test_missing_files_are_listed_and_nothing_stands_in_for_them(tmp_path: Path) -> None:
+    scope = made_up_study.study()
+    made_up_study.make_results(tmp_path, scope)
+    gone = tmp_path / "tiny" / "zsre" / "sphere" / "seed2" / "edits100"
+    shutil.rmtree(gone)
+    missing = gather(tmp_path, scope, tmp_path / "tables")
+    assert {path.name for path in missing} == {"editing.csv", "energy.csv", "timing.csv", "general_ability.csv"}
+    assert set(load(tmp_path / "tables", "missing")["path"]) == {str(path.relative_to(tmp_path)) for path in missing}
+    rows = load(tmp_path / "tables", "editing_by_method").query(
+        "dataset == 'zsre' and method == 'sphere' and edits == 100"
+    )
+    assert set(rows["n_seeds"]) == {2}
+
+
+def test_a_study_without_tasks_misses_no_ability(tmp_path: Path) -> None:
+    scope = made_up_study.study(methods=["memit"], seeds=[0], checkpoints=[20])
+    made_up_study.make_results(tmp_path, scope)
+    for path in tmp_path.rglob("general_ability.csv"):
+        path.unlink()
+    assert gather(tmp_path, {**scope, "tasks": None}, tmp_path / "tables") == []
+    assert len(gather(tmp_path, scope, tmp_path / "tables")) == 3
+
+
+def test_gather_refuses_what_it_cannot_use(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no result of this study"):
+        gather(tmp_path, made_up_study.study(), tmp_path / "tables")
+    with pytest.raises(InputError, match="seeds"):
+        gather(tmp_path, {key: [] for key in ("models", "datasets", "methods", "checkpoints")}, tmp_path)
+    scope = made_up_study.study(methods=["memit"], seeds=[0], checkpoints=[20])
+    made_up_study.make_results(tmp_path, scope)
+    path = tmp_path / "tiny" / "zsre" / "memit" / "seed0" / "edits20" / "energy.csv"
+    pd.read_csv(path).drop(columns="he_mean").to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"energy\.csv has no column he_mean"):
+        gather(tmp_path, scope, tmp_path / "tables")
+    with pytest.raises(InputError, match="gather"):
+        load(tmp_path, "nothing")
+
+
+# -------------------------------------------------------------------------------------------------- trajectories
+
+
+def test_energy_is_relative_to_the_pretrained_weights(gathered: Path) -> None:
+    batches = energy_by_batch(load(gathered, "energy_summary"))
+    run = batches.query("dataset == 'zsre' and method == 'memit' and seed == 0")
+    assert run["he_change"].iloc[0] == 0
+    assert isnan(run["step"].iloc[0])
+    assert run["step"].sum() == pytest.approx(run["he_change"].iloc[-1])
+    last = run["he"].iloc[-1]
+    assert run["he_change"].iloc[-1] == pytest.approx(100 * (last / run["he"].iloc[0] - 1))
+
+
+def test_energy_change_is_unknown_without_the_pretrained_row(gathered: Path) -> None:
+    energy = load(gathered, "energy_summary").query("edits > 0")
+    assert energy_by_batch(energy)["he_change"].isna().all()
+    assert energy_by_batch(energy)["he"].notna().all()
+
+
+def test_trajectories_have_checkpoints_only_and_the_datasets_family(gathered: Path) -> None:
+    paths = trajectories(load(gathered, "editing_summary"), load(gathered, "energy_summary"))
+    assert set(paths["edits"]) == {20, 40, 60, 80, 100}
+    assert "pre-edited" not in set(paths["method"])
+    assert len(paths) == 2 * 3 * 3 * 5
+    assert paths["efficacy"].between(0, 100).all()
+    assert paths["efficacy"].max() > 1
+
+
+def test_early_warnings_of_a_known_stream() -> None:
+    run = {"model": "m", "dataset": "d", "method": "a", "seed": 0}
+    batches = pd.DataFrame([{**run, "edits": e, "he_change": c} for e, c in ((10, 0.2), (20, -1.5), (30, -4.0))])
+    paths = pd.DataFrame([{**run, "edits": e, "efficacy": v} for e, v in ((10, 80.0), (20, 60.0), (30, 40.0))])
+    found = early_warnings(paths, batches).iloc[0]
+    assert (found["warning_edits"], found["collapse_edits"], found["lead_edits"]) == (20, 30, 10)
+    calm = early_warnings(paths.assign(efficacy=80.0), batches.assign(he_change=0.0)).iloc[0]
+    assert calm[["warning_edits", "collapse_edits", "lead_edits"]].isna().all()
+
+
+def test_batch_seconds_leave_out_measuring(gathered: Path) -> None:
+    seconds = batch_seconds(load(gathered, "timing_summary")).set_index("method")
+    assert seconds.loc["sphere", "edit_s"].to_numpy() == pytest.approx(10.0)
+    assert seconds.loc["sphere", "ratio_percent"].to_numpy() == pytest.approx(5.0)
+    assert seconds.loc["memit", "projection_s"].to_numpy() == pytest.approx(0.0)
+
+
+# -------------------------------------------------------------------------------------------------------- neurons
+
+
+def test_cosine_change_against_its_definition() -> None:
+    original, edited = made_up_study.weights(30, 12)
+    change = np.abs(cosine_matrix(edited["memit"]) - cosine_matrix(original))
+    expected = change[~np.eye(30, dtype=bool)].mean()
+    for block in (7, 1024):
+        assert cosine_change(original, edited["memit"], block=block) == pytest.approx(expected, abs=1e-12)
+    assert cosine_change(original, 3 * original) == pytest.approx(0, abs=1e-12)
+    with pytest.raises(InputError, match="shape"):
+        cosine_change(original, original[:5])
+
+
+def test_gather_neurons_takes_the_same_rows_of_every_weight(tmp_path: Path) -> None:
+    original, edited = made_up_study.weights(300, 8)
+    names = {"model": "m", "dataset": "d", "seed": 0, "edits": 20}
+    streams = [({**names, "method": method}, {2: weight, 1: 2 * weight}) for method, weight in edited.items()]
+    gather_neurons(tmp_path, {"m": {1: 2 * original, 2: original}}, iter(streams))
+    rows = pd.read_csv(tmp_path / "neuron_cosine.csv")
+    assert list(rows["layer"]) == [1, 2] * 3
+    by_method = rows.groupby("method")["cosine_change"].mean()
+    assert by_method["sphere"] < by_method["alphaedit"] < by_method["memit"]
+    sample = sampled_weights(tmp_path)["m", "d"]
+    assert {weight.shape for weight in sample.values()} == {(128, 8)}
+    assert np.isin(sample["original"][:, 0], np.float32(2 * original[:, 0])).all()
+    assert sampled_weights(tmp_path / "elsewhere") == {}
+
+
+# --------------------------------------------------------------------------------------------------------- render
+
+
+def table_of(
+    values: list[float], *, better: str | None = "higher", decimals: int = 1, ranked: list[bool] | None = None
+) -> Table:
+    flags = ranked or [True] * len(values)
+    rows = [Row("m", f"r{i}", {"x": Cell(v)}, flag) for i, (v, flag) in enumerate(zip(values, flags, strict=True))]
+    return Table("t", "T", "Row", [Column("x", "X", "", better, decimals)], rows)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "better", "expected"),
+    [
+        ([1.0, 3.0, 2.0], "higher", {(1, "x"): 1, (2, "x"): 2}),
+        ([1.0, 3.0, 2.0], "lower", {(0, "x"): 1, (2, "x"): 2}),
+        ([1.0, 3.0, 2.0], None, {}),
+        ([2.04, 2.01, 1.0], "higher", {(0, "x"): 1, (1, "x"): 1, (2, "x"): 2}),  # equal as printed
+        ([nan, 3.0, inf], "higher", {}),  # one number to rank
+        ([2.0, 2.0], "higher", {}),
+    ],
+)
+def test_best_and_second(values: list[float], better: str | None, expected: dict[tuple[int, str], int]) -> None:
+    assert ranks(table_of(values, better=better)) == expected
+
+
+def test_an_unranked_row_is_never_best_and_sections_rank_apart() -> None:
+    assert ranks(table_of([9.0, 1.0, 2.0], ranked=[False, True, True])) == {(2, "x"): 1, (1, "x"): 2}
+    rows = [Row(s, "r", {"x": Cell(v)}) for s, v in (("a", 1.0), ("a", 2.0), ("b", 8.0), ("b", 9.0))]
+    assert ranks(Table("t", "T", "", [Column("x", "X", "", "higher")], rows)) == {
+        (1, "x"): 1, (0, "x"): 2, (3, "x"): 1, (2, "x"): 2,
+    }  # fmt: skip
+
+
+def test_markdown_and_latex_mark_the_same_cells() -> None:
+    rows = [
+        Row("m_1", f"r{i}", {"x": Cell(v, 0.25, p)})
+        for i, (v, p) in enumerate([(1.5, nan), (-0.001, 7.0), (-3.0, nan)])
+    ]
+    table = Table("t", "100 % & more", "Row", [Column("x", "X_%", "G", "higher", 2)], [*rows, Row("m_1", "gone", {})])
+    markdown, latex = as_markdown(table), as_latex(table)
+    assert "| m_1 | r0 | **1.50** ±0.25 |" in markdown
+    assert "<u>0.00</u> ±0.25 [7.00]" in markdown
+    assert "| −3.00 ±0.25 |" in markdown
+    assert "| gone | – |" in markdown
+    assert r"\textbf{1.50}{\scriptsize\,$\pm$\,0.25}" in latex
+    assert r"\underline{0.00}" in latex
+    assert "$-$3.00" in latex
+    assert r"100 \% \& more" in latex
+    assert r"X\_\%" in latex
+    assert list(as_frame(table).columns) == ["model", "method", "x", "x_pm", "paper_x"]
+    assert as_frame(table)["x"].iloc[1] == -0.001
+
+
+# --------------------------------------------------------------------------------------------------------- tables
+
+
+def well_formed(latex: str) -> None:
+    """Braces and environments close, and every line of the tabular has the cells of its columns."""
+    bare = latex.replace(r"\{", "").replace(r"\}", "").replace(r"\textbackslash{}", "")
+    depth = 0
+    for character in bare:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    assert depth == 0
+    assert re.findall(r"\\begin{(.*?)}", latex) == list(reversed(re.findall(r"\\end{(.*?)}", latex)))
+    spec = re.search(r"\\begin{tabular}{(l+r*)}", latex)
+    assert spec is not None
+    columns = len(spec[1])
+    for line in latex.split(r"\toprule")[1].split(r"\bottomrule")[0].splitlines():
+        if line.endswith(r"\\"):
+            spans = sum(int(n) for n in re.findall(r"\\multicolumn{(\d+)}", line))
+            cells = len(re.findall(r"(?<!\\)&", line)) + 1
+            assert cells - len(re.findall(r"\\multicolumn", line)) + spans == columns, line
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_is_whole_and_has_a_caption(name: str, gathered: Path, tmp_path: Path) -> None:
+    TABLES[name](gathered, tmp_path / name, published=PUBLISHED)
+    well_formed((tmp_path / f"{name}.tex").read_text())
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}{ext}" for ext in (".csv", ".md", ".tex")}
+    assert (ROOT / "workflow" / "report" / f"table_{name}.rst").read_text().strip()
+
+
+def test_tables_are_the_same_bytes_on_every_run(gathered: Path, tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        write_all(gathered, tmp_path / folder, published=PUBLISHED)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_table1_has_the_papers_layout(gathered: Path) -> None:
+    table = build("table1", gathered, published=PUBLISHED)
+    assert [f"{column.group} {column.header}" for column in table.columns] == [
+        "zsRE (token accuracy) Eff.", "zsRE (token accuracy) Gen.", "zsRE (token accuracy) Spe.",
+        "CounterFact (accuracy) Eff.", "CounterFact (accuracy) Gen.", "CounterFact (accuracy) Spe.",
+        "CounterFact (accuracy) Flu.", "CounterFact (accuracy) Consis.",
+    ]  # fmt: skip
+    assert [row.label for row in table.rows] == ["Pre-edited", "MEMIT", "AlphaEdit", "SPHERE"]
+    assert not any("paper" in column for column in as_frame(table).columns)  # `tiny` is no model of the paper
+    means = load(gathered, "editing_by_method").query(
+        "dataset == 'counterfact' and method == 'sphere' and edits == 100 and metric_family == 'accuracy'"
+    )
+    cell = table.rows[-1].cells["counterfact_generalization"]
+    row = means.set_index("metric").loc["generalization"]
+    assert cell.value == pytest.approx(100 * row["mean"])
+    assert cell.half_width == pytest.approx(50 * (row["ci_high"] - row["ci_low"]))
+    assert ranks(table)[3, "zsre_efficacy"] == 1
+
+
+def test_table1_shows_the_papers_value_beside_the_papers_model(tmp_path: Path) -> None:
+    scope = made_up_study.study(
+        models=["llama3-8b-instruct"], seeds=[0], checkpoints=[20], methods=["sphere", "memit-seq"]
+    )
+    gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
+    table = build("table1", tmp_path / "tables", published=PUBLISHED)
+    rows = {row.label: row.cells for row in table.rows}
+    assert rows["SPHERE"]["counterfact_efficacy"].paper == 52.89
+    assert rows["SPHERE"]["zsre_specificity"].paper == 45.40
+    assert rows["SPHERE"]["counterfact_fluency"].paper == 551.51
+    assert isnan(rows["MEMIT-seq"]["counterfact_efficacy"].paper)  # not in the paper's table
+    assert isnan(build("editing_success", tmp_path / "tables").rows[0].cells["counterfact_efficacy"].paper)
+    runtime = build("runtime", tmp_path / "tables", published=PUBLISHED)
+    assert {row.label: row.cells["edit_s"].paper for row in runtime.rows}["SPHERE"] == 543.26
+    assert "[52.89]" in as_markdown(table)
+
+
+def test_the_paper_is_left_out_where_it_is_not_given(gathered: Path) -> None:
+    assert not any("arXiv" in note for note in build("table1", gathered).notes)
+
+
+def test_tables_of_a_study_with_next_to_nothing(tmp_path: Path) -> None:
+    scope = made_up_study.study(datasets=["counterfact"], methods=["memit"], seeds=[0], checkpoints=[20])
+    root = made_up_study.make_results(tmp_path, scope)
+    for name in ("energy.csv", "timing.csv", "general_ability.csv", "training.csv"):
+        for path in root.rglob(name):
+            path.unlink()
+    gather(root, scope, root / "tables")
+    write_all(root / "tables", root / "out", published=PUBLISHED)
+    for name in TABLES:
+        well_formed((root / "out" / f"{name}.tex").read_text())
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(gathered: Path, tmp_path: Path) -> None:
+    write_all(gathered, tmp_path, published=PUBLISHED)
+    body = "\n".join(f"\\input{{{name}.tex}}\\clearpage" for name in TABLES)
+    document = f"\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}{body}\\end{{document}}"
+    (tmp_path / "all.tex").write_text(document)
+    done = subprocess.run(["pdflatex", "-halt-on-error", "all.tex"], cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]

@@ -1,0 +1,13 @@
+"""Test the paper's claims on the study's tables."""
+
+from pathlib import Path
+
+from sphere.claims import check_claims
+from sphere.job import job
+from sphere.pages import write_pages
+
+with job(snakemake, sources=snakemake.params.sources):
+    tables = Path(snakemake.input.summaries[0]).parent
+    out = Path(snakemake.output[0]).parent
+    check_claims(tables, Path(snakemake.input.published), out)
+    write_pages([out / "claims.md"])
