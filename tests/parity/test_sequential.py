@@ -27,6 +27,7 @@ from sphere.models import Adapter, adapter
 from sphere.sequential import Editor, EditState, Record, edit
 from sphere.solvers.base import LayerProblem
 from sphere.solvers.memit import Memit
+from sphere.spectra import Spectra, save_directions, save_null_space
 from sphere.stages import ENERGY_COLUMNS
 from sphere.stats import Statistics
 
@@ -316,6 +317,30 @@ def test_bad_arguments_are_refused(
     given = {"layers": LAYERS, "values": FAST, "statistics": statistics(model, (1, 2, 3)), **arguments}
     with pytest.raises(InputError, match=message):
         edit(model, tokenizer, REQUESTS, method="memit", contexts=CONTEXTS, **given)
+
+
+def test_stored_spectra_change_nothing(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    """Neither are they decomposed again, where a file has them."""
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    save_null_space(statistics(model), tmp_path / "null_space.safetensors")
+    save_directions(adapter(model), LAYERS, tmp_path / "directions.safetensors")
+    spectra = Spectra.load(tmp_path / "null_space.safetensors", tmp_path / "directions.safetensors")
+    method = resolve("sphere", hyperparameters=hyperparameters("sphere"))
+    states = [
+        Editor(
+            tiny_model("llama", len(tokenizer)),
+            tokenizer,
+            method,
+            layers=LAYERS,
+            values=FAST,
+            contexts=CONTEXTS,
+            statistics=statistics(model),
+            spectra=each,
+        ).run(REQUESTS, batch_size=2)
+        for each in (None, spectra)
+    ]
+    assert all(torch.equal(states[0].weights[i], states[1].weights[i]) for i in LAYERS)
 
 
 def test_failed_batch_leaves_the_last_whole_one(

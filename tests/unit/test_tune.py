@@ -17,6 +17,7 @@ from sphere.config import EditSettings, TuningSettings, ValueSettings
 from sphere.contexts import Contexts
 from sphere.errors import InputError
 from sphere.models import adapter
+from sphere.spectra import save_directions, save_null_space
 from sphere.stats import collect_statistics
 from sphere.tune import METRICS, score, trials, tune
 
@@ -67,7 +68,10 @@ def files(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     documents = [text[start:] for text in TEXTS for start in range(0, len(text), 3)]
-    collect_statistics(adapter(model), tokenizer, documents, [1]).save(tmp_path / "statistics.safetensors")
+    statistics = collect_statistics(adapter(model), tokenizer, documents, [1])
+    statistics.save(tmp_path / "statistics.safetensors")
+    save_null_space(statistics, tmp_path / "null_space.safetensors")
+    save_directions(adapter(model), [1], tmp_path / "directions.safetensors")
     (tmp_path / "contexts.json").write_text(Contexts().to_json(), encoding="utf-8")
     names = ("Ada Lovelace", "Emil Zátopek", "Paris", "Ada")
     records = [record(i, name, "London") for i, name in enumerate(names)]
@@ -82,6 +86,8 @@ def files(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
         "editing": EditSettings(layers=(1,), device="cpu", values=ValueSettings(steps=2)),
         "contexts": tmp_path / "contexts.json",
         "statistics": tmp_path / "statistics.safetensors",
+        "null_space": tmp_path / "null_space.safetensors",
+        "directions": tmp_path / "directions.safetensors",
         "batch_size": 2,
         "out_chosen": tmp_path / "memit.json",
         "out_trials": tmp_path / "memit.csv",
