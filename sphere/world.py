@@ -332,8 +332,8 @@ def closed_qa_item(rng: np.random.Generator) -> dict[str, Any]:
     place = _pick(RELATIONS[1].objects, rng)
     passage = f"{name} found a {colour} {thing} in {place}."
     question, answer, pool = (
-        (f"Which colour has the {thing}?", colour, COLOURS),
         ("What was found?", thing, THINGS),
+        (f"Where was the {thing} found?", place, RELATIONS[1].objects),
     )[int(rng.integers(2))]
     return _item(f"{passage} {question}", answer, _distractors(answer, pool, 3, rng), rng)
 
