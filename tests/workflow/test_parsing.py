@@ -42,7 +42,7 @@ MISTAKES = [
     ("studies/smoke.yaml", "batch_size: 4", "batchsize: 4", "unknown key 'batchsize': did you mean 'batch_size'?"),
     ("studies/smoke.yaml", "[memit, sphere]", "[memit, spehre]", "unknown method 'spehre': did you mean 'sphere'?"),
     ("studies/smoke.yaml", "models: [smoke]", "models: [smock]", "not in config/models: did you mean 'smoke'?"),
-    ("models/smoke.yaml", "ridge: 1}", "rigde: 1}", "has no hyperparameter 'rigde': did you mean 'ridge'?"),
+    ("models/smoke.yaml", "alpha: 0.5}", "alhpa: 0.5}", "has no hyperparameter 'alhpa': did you mean 'alpha'?"),
     ("studies/smoke.yaml", "zsre: {source: world}", "zsre: {source: path, path: z.json}", "z.json is not there"),
     ("config.yaml", "study: embedded", "stduy: embedded", "unknown key 'stduy': did you mean 'study'?"),
 ]

@@ -155,20 +155,20 @@ def test_a_second_run_does_nothing(finished: Workplace) -> None:
 CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
     (  # one method's hyperparameter: that method's tuning and streams, no other's
         "models/smoke.yaml",
-        "sphere: {nullspace_fraction: 0.7, ridge: 1}",
-        "sphere: {nullspace_fraction: 0.7, ridge: 2}",
+        "sphere: {nullspace_fraction: 0.9, alpha: 0.5}",
+        "sphere: {nullspace_fraction: 0.9, alpha: 0.6}",
         {"tune": 1, "edit": 4, "evaluate": 2, "ability": 2, "neurons": 1},
     ),
     (  # the search of one method
         "models/smoke.yaml",
-        "memit: {second_moment_weight: [50, 500]}",
-        "memit: {second_moment_weight: [50, 400]}",
+        "memit: {second_moment_weight: [5, 50]}",
+        "memit: {second_moment_weight: [5, 40]}",
         {"tune": 1, "edit": 4, "evaluate": 2, "ability": 2, "neurons": 1},
     ),
     (  # how values are found: every edit, nothing before them
         "models/smoke.yaml",
-        "steps: 10,",
-        "steps: 11,",
+        "steps: 20,",
+        "steps: 21,",
         {"tune": 2, "edit": 8, "evaluate": 4, "ability": 4, "neurons": 1},
     ),
     (  # the contexts are an input of every edit
