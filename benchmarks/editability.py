@@ -2,8 +2,8 @@
 
     python benchmarks/editability.py results/embedded/embedded results/embedded/world
 
-prints the table of docs/embedded-model.md. The target-value loss tells whether the last edited layer lies before the model reads
-the fact from the subject; the other columns are the accuracy family after one batch.
+prints the table of docs/embedded-model.md. The target-value loss tells whether the last edited layer lies before the
+model reads the fact from the subject; the other columns are the accuracy family after one batch.
 """
 
 from __future__ import annotations

@@ -256,9 +256,9 @@ def _texts(
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt in prompts])]
     new_tokens = [length - len(row) for row in rows]
     done = continue_greedily(model, rows, new_tokens=new_tokens, pad=pad_id(tokenizer), token_budget=token_budget)
-    return dict(
-        zip(prompts, tokenizer.batch_decode([list(row) for row in done], skip_special_tokens=True), strict=True)
-    )
+    return {
+        prompt: tokenizer.decode(list(row), skip_special_tokens=True) for prompt, row in zip(prompts, done, strict=True)
+    }
 
 
 def _begins(

@@ -17,8 +17,8 @@ def draw_stream(dataset: Path, out: Path, *, edits: int, rng: np.random.Generato
 
     The set is the same for every seed, only its order differs. A subject comes back only when every other one has had
     its turn: two facts of one subject share their key, so a batch that holds both can have neither. A record is passed
-    over if ``load_requests`` cannot use it, or if it repeats an earlier record's prompt with another target: no model can
-    hold both. Returns what was passed over, as (case id, reason); InputError where too few records are left.
+    over if ``load_requests`` cannot use it, or if it repeats an earlier record's prompt with another target: no model
+    can hold both. Returns what was passed over, as (case id, reason); InputError where too few records are left.
     """
     records = read_json(dataset)
     loaded = load_requests(dataset)

@@ -89,3 +89,13 @@ def test_real_records_make_a_stream(sample_data: Path, tmp_path: Path, name: str
     assert len(loaded.requests) == 500
     assert not loaded.skipped
     assert len({request.case_id for request in loaded.requests}) == 500
+
+
+def test_a_subject_comes_back_only_after_all_others(tmp_path: Path) -> None:
+    """Two facts of one subject share a key: no batch should hold both while another subject waits."""
+    wording = ("Where does {} live?", "Where was {} born?", "Where did {} study?")
+    records = [zsre(f"Person {i}", f"City {i}", question) for question in wording for i in range(5)]
+    (tmp_path / "zsre.json").write_text(json.dumps(records))
+    subjects = [record["subject"] for record in drawn(tmp_path / "zsre.json", 15, 0)]
+    for start in (0, 5, 10):
+        assert len(set(subjects[start : start + 5])) == 5
