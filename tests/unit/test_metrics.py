@@ -277,3 +277,15 @@ def test_progress_ends_at_the_total(tiny_model, tiny_tokenizer):
     )
     assert told[-1][0] == told[-1][1]
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+@pytest.mark.parametrize("family", [True, False])
+def test_records_without_generation_prompts_have_no_fluency(family, tiny_model, tiny_tokenizer):
+    """zsRE has none: its generation family is measured, fluency and consistency are not."""
+    tokenizer = tiny_tokenizer(True)
+    requests = [replace(request, generation_prompts=()) for request in stream()]
+    settings = GenerationSettings(length=20, family=family)
+    frame = evaluate_requests(tiny_model("llama", len(tokenizer)), tokenizer, requests, generation=settings)
+    assert frame["fluency"].isna().all()
+    assert frame["consistency"].isna().all()
+    assert frame["generation_efficacy"].notna().all() == family
