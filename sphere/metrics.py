@@ -257,7 +257,8 @@ def _texts(
     new_tokens = [length - len(row) for row in rows]
     done = continue_greedily(model, rows, new_tokens=new_tokens, pad=pad_id(tokenizer), token_budget=token_budget)
     return {
-        prompt: tokenizer.decode(list(row), skip_special_tokens=True) for prompt, row in zip(prompts, done, strict=True)
+        prompt: str(tokenizer.decode(list(row), skip_special_tokens=True))
+        for prompt, row in zip(prompts, done, strict=True)
     }
 
 
