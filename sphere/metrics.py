@@ -256,10 +256,7 @@ def _texts(
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt in prompts])]
     new_tokens = [length - len(row) for row in rows]
     done = continue_greedily(model, rows, new_tokens=new_tokens, pad=pad_id(tokenizer), token_budget=token_budget)
-    return {
-        prompt: str(tokenizer.decode(list(row), skip_special_tokens=True))
-        for prompt, row in zip(prompts, done, strict=True)
-    }
+    return dict(zip(prompts, _decoded(tokenizer, done, skip_special_tokens=True), strict=True))
 
 
 def _begins(
@@ -274,6 +271,13 @@ def _begins(
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt, _ in pairs])]
     new_tokens = [2 * (len(item.ids) - (item.target_start or 0)) for item in whole]
     done = continue_greedily(model, rows, new_tokens=new_tokens, pad=pad_id(tokenizer), token_budget=token_budget)
-    texts = tokenizer.batch_decode([list(row) for row in done])
-    wanted = tokenizer.batch_decode([list(item.ids) for item in whole])
+    texts = _decoded(tokenizer, done, skip_special_tokens=False)
+    wanted = _decoded(tokenizer, [item.ids for item in whole], skip_special_tokens=False)
     return {pair: text.startswith(want) for pair, text, want in zip(pairs, texts, wanted, strict=True)}
+
+
+def _decoded(
+    tokenizer: PreTrainedTokenizerBase, rows: Iterable[Sequence[int]], *, skip_special_tokens: bool
+) -> list[str]:
+    """The text of each row. Row by row, since ``batch_decode`` takes an empty list for one empty text."""
+    return [str(tokenizer.decode(list(row), skip_special_tokens=skip_special_tokens)) for row in rows]
