@@ -3,7 +3,7 @@
 One rule for every artefact, whatever its kind: ``folder/name`` has its provenance in ``folder/provenance/name.json``,
 
     sha256      digest of the artefact itself (a folder's is over its files' names and contents)
-    job         the rule and wildcards of the job that made it
+    job         the rule and wildcards of the job that made it, its wall seconds and its machine
     code        version and digest of sphere's sources; libraries: versions of what computes
     settings    everything from the configuration that the making job was given, and settings_sha256 over it
     ancestors   every artefact it was made from, near and far: path (relative to the artefact's folder) -> sha256
@@ -18,6 +18,9 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
+import re
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -152,6 +155,23 @@ def sources_digest() -> str:
     root = Path(__file__).parent
     files = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".yaml"))
     return config_digest([[str(path.relative_to(root)), digest(path)] for path in files])
+
+
+def machine() -> dict[str, Any]:
+    """What this process runs on: system, processor, its cores, memory in GiB, and the GPU of a loaded torch."""
+    info = Path("/proc/cpuinfo")
+    models = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    found: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+    }
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
 
 
 def _version(library: str) -> str | None:

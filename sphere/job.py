@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sphere.artifacts import StaleArtifact, lineage, record, same_settings
+from sphere.artifacts import StaleArtifact, lineage, machine, record, same_settings
 from sphere.errors import InputError, NumericalError
 
 
@@ -21,8 +22,8 @@ def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = 
     All output goes to the rule's log. Before the body every input is verified against its provenance, and the inputs
     against each other, except those named in ``sources``: a user's own files, which have none. The input named
     ``continues``, where it is given, must have been made with this job's own settings.
-    After the body each output gets its provenance. Bad input ends the job with one line and status 2, anything else
-    with status 1.
+    After the body each output gets its provenance, with the wall seconds of the body and the machine. Bad input ends
+    the job with one line and status 2, anything else with status 1.
     """
     with _logged(snakemake.log):
         try:
@@ -32,8 +33,10 @@ def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = 
             ancestors = lineage(made, sources=own)
             for path in paths(snakemake.input.get(continues)) if continues else []:
                 same_settings(path, settings)
+            start = time.perf_counter()
             yield
-            what = {"rule": snakemake.rule, "wildcards": dict(snakemake.wildcards.items())}
+            what = {"rule": snakemake.rule, "wildcards": dict(snakemake.wildcards.items()),
+                    "seconds": round(time.perf_counter() - start, 2), "machine": machine()}  # fmt: skip
             for path in snakemake.output:
                 record(path, job=what, settings=settings, ancestors=ancestors)
         except (InputError, NumericalError) as error:

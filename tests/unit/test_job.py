@@ -54,7 +54,10 @@ def test_a_finished_job_leaves_a_log_and_provenance(tmp_path: Path) -> None:
     assert (status, printed) == (0, "")
     assert log == "working\n"
     note = artifacts.verify(tmp_path / "out.txt")
-    assert note["job"] == {"rule": "edit", "wildcards": {"seed": "0"}}
+    made = note["job"]
+    assert (made["rule"], made["wildcards"]) == ("edit", {"seed": "0"})
+    assert made["seconds"] >= 0
+    assert made["machine"]["cores"] > 0
     assert note["settings"] == {"ridge": 10}
 
 
