@@ -27,7 +27,7 @@ Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 MODEL_FOLDERS = ("world", "streams", "tables", "figures", "claims", "logs", "benchmarks", "provenance")
 """Folders of results/STUDY beside those of its models."""
-DATASET_FOLDERS = ("model", "tuning", "pre-edited", "provenance")
+DATASET_FOLDERS = ("model", "tuning", "sensitivity", "pre-edited", "provenance")
 """Folders of results/STUDY/MODEL beside those of its datasets."""
 WORLD_TASKS = ("world_reasoning", "world_nli", "world_open_qa", "world_closed_qa")
 """The general-ability tasks that a world comes with."""
@@ -306,6 +306,19 @@ class TuningSettings(Settings):
     """Seed of the draw of settings where the grid has more than ``trials``."""
 
 
+class SensitivitySettings(Settings):
+    """The projection's two settings on held-out records, every pair of them, at the method's tuned settings else."""
+
+    method: str = "sphere"
+    """A method of the study that has the projection."""
+    eta: Annotated[tuple[Share, ...], Field(min_length=1)] = (0, 0.3, 0.5, 0.7)
+    """Cumulative ratios; these are the paper's, and 0 protects nothing."""
+    alpha: Annotated[tuple[Share, ...], Field(min_length=1)] = (0, 0.3, 0.5, 0.7)
+    """Suppression strengths; these are the paper's, and 0 takes nothing away."""
+    edits: Positive = 60
+    """Held-out edits made with each pair."""
+
+
 class CorpusSettings(Settings):
     """Natural text from the Hugging Face hub, for the key statistics of models that are not the world's."""
 
@@ -350,6 +363,8 @@ class StudyConfig(Settings):
     """Free generations; null makes none, and with them no fluency and consistency."""
     tuning: TuningSettings | None = None
     """Hyperparameter search before the streams; null takes the model's ``methods`` as they are."""
+    sensitivity: SensitivitySettings | None = None
+    """The map of efficacy over eta and alpha; null draws none."""
     world: WorldSettings | None = None
     """The fictional world, for a study that makes its own models or datasets."""
     corpus: CorpusSettings | None = None
@@ -383,6 +398,8 @@ class StudyConfig(Settings):
                 raise ValueError(f"tasks.names: {task!r} needs the study to have a world")
         if self.tuning is not None and self.world is None:
             raise ValueError("tuning needs a world, whose held-out records it edits")
+        if self.sensitivity is not None and self.world is None:
+            raise ValueError("sensitivity needs a world, whose held-out records it edits")
         if self.world is not None:
             self._within(self.world)
         return self
@@ -393,6 +410,7 @@ class StudyConfig(Settings):
         for what, wanted, people in (
             ("checkpoints", streamed, "people"),
             ("tuning.edits", self.tuning.edits if self.tuning else 0, "tuning_people"),
+            ("sensitivity.edits", self.sensitivity.edits if self.sensitivity else 0, "tuning_people"),
         ):
             there = getattr(world, people) * world.edits_per_person
             if wanted > there:
@@ -520,6 +538,10 @@ def _check_methods(path: Path, whole: Study) -> None:
     """Every method of every model resolves under its settings, and tuning has a grid big enough."""
     for method in whole.study.methods:
         _resolved(f"{path}: methods", method, {})
+    if tried := whole.study.sensitivity:
+        _resolved(f"{path}: sensitivity", tried.method, {"eta": tried.eta[0], "alpha": tried.alpha[0]})
+        if tried.method not in whole.study.methods:
+            raise InputError(f"{path}: sensitivity.method: {tried.method!r} is not one of the study's methods: add it")
     for name, model in whole.models.items():
         for method, hyperparameters in model.methods.items():
             _resolved(f"models/{name}.yaml: methods", method, hyperparameters)

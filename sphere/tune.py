@@ -1,4 +1,4 @@
-"""Hyperparameter search on held-out edits: the same number of trials and of edits for every method.
+"""Settings tried on held-out edits: a search, the same for every method, and the map over eta and alpha.
 
 The score looks at the whole trial stream, not at its first batch alone: it is the mean, over the trial's batches, of
 the harmonic mean of efficacy, generalization and specificity (accuracy family) on all edits made so far. The tuning
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from sphere.artifacts import write_csv, write_json
-from sphere.config import EditSettings, TuningSettings
+from sphere.config import EditSettings, SensitivitySettings, TuningSettings
 from sphere.contexts import Contexts
 from sphere.data import load_requests
 from sphere.errors import InputError, NumericalError
@@ -53,32 +53,97 @@ def tune(
     hyperparameters: Mapping[str, Any],
     grid: Mapping[str, Sequence[Any]],
     tuning: TuningSettings,
+    batch_size: int,
+    out_chosen: Path,
+    out_trials: Path,
+    **needs: Any,
+) -> None:
+    """Write the best trial's hyperparameters (JSON) and all trials (CSV) of ``method`` on one model.
+
+    A trial that diverges scores 0. Ties go to the earlier trial. Raises InputError if every trial scores 0.
+    ``needs`` is passed to ``try_settings``.
+    """
+    candidates = trials(grid, tuning.trials, rng=np.random.default_rng([tuning.seed, 11]))
+    frame = try_settings(
+        model_dir,
+        requests,
+        candidates,
+        method=method,
+        hyperparameters=hyperparameters,
+        edits=tuning.edits,
+        evaluate_every=batch_size,
+        batch_size=batch_size,
+        seed=tuning.seed,
+        **needs,
+    )
+    best = int(frame["score"].to_numpy().argmax())
+    if frame["score"].iloc[best] <= 0:
+        raise InputError(f"no trial of {method} edits anything: widen tuning_grid.{method} in the model's file")
+    write_csv(frame, out_trials)
+    chosen = {"method": method, "hyperparameters": candidates[best], "score": float(frame["score"].iloc[best])}
+    write_json(chosen, out_chosen)
+
+
+def map_sensitivity(
+    model_dir: Path,
+    requests: Path,
+    *,
+    sensitivity: SensitivitySettings,
+    out: Path,
+    **needs: Any,
+) -> None:
+    """Write one row (CSV) for every pair of eta and alpha, in the order of rows of the paper's map.
+
+    Evaluated after the last edit only. ``needs`` is passed to ``try_settings``.
+    """
+    pairs = [{"eta": eta, "alpha": alpha} for eta in sensitivity.eta for alpha in sensitivity.alpha]
+    frame = try_settings(
+        model_dir,
+        requests,
+        pairs,
+        method=sensitivity.method,
+        edits=sensitivity.edits,
+        evaluate_every=sensitivity.edits,
+        seed=0,
+        **needs,
+    )
+    write_csv(frame, out)
+
+
+def try_settings(
+    model_dir: Path,
+    requests: Path,
+    candidates: Sequence[Mapping[str, Any]],
+    *,
+    method: str,
+    hyperparameters: Mapping[str, Any],
+    edits: int,
+    evaluate_every: int,
     editing: EditSettings,
     contexts: Path,
     statistics: Path,
     null_space: Path,
     directions: Path,
     batch_size: int,
-    out_chosen: Path,
-    out_trials: Path,
-) -> None:
-    """Write the best trial's hyperparameters (JSON) and all trials (CSV) of ``method`` on one model.
+    seed: int,
+) -> pd.DataFrame:
+    """Edit the first ``edits`` records once with each candidate over ``hyperparameters``, from the pretrained weights.
 
-    A trial that diverges scores 0. Ties go to the earlier trial. Raises InputError if every trial scores 0.
+    One row a candidate: trial, the candidate's settings, METRICS (accuracy family) after the last edit, ``score`` (the
+    mean of ``score`` over the evaluations, one every ``evaluate_every`` edits; 0 with a ``note`` if it diverged).
     """
     loaded = load(model_dir, device=editing.device, dtype=editing.dtype)
     parts = adapter(loaded.model)
     every = load_requests(requests).requests
-    if len(every) < tuning.edits:
-        raise InputError(f"{requests} has {len(every)} usable records, tuning.edits asks for {tuning.edits}")
-    stream = every[: tuning.edits]
+    if len(every) < edits:
+        raise InputError(f"{requests} has {len(every)} usable records, the study asks for {edits} held-out edits")
+    stream = every[:edits]
     moments = Statistics.load(statistics, device=parts.device)
     spectra = Spectra.load(null_space, directions, device=parts.device)
     prefixes = Contexts.read(contexts)
     pretrained = {i: parts.weight(i).clone() for i in range(parts.n_layers)}
     rows: list[dict[str, Any]] = []
-    candidates = trials(grid, tuning.trials, rng=np.random.default_rng([tuning.seed, 11]))
-    for number, candidate in enumerate(track(candidates, f"tuning {method}")):
+    for number, candidate in enumerate(track(candidates, f"settings of {method}")):
         for i, weight in pretrained.items():
             parts.set_weight(i, weight)
         editor = Editor(
@@ -90,25 +155,19 @@ def tune(
             contexts=prefixes,
             statistics=moments,
             spectra=spectra,
-            seed=tuning.seed,
-            energy_every=tuning.edits + 1,
+            seed=seed,
+            energy_every=edits + 1,
         )
         row: dict[str, Any] = {"trial": number, **candidate}
         scores: list[float] = []
         try:
-            for start in range(0, len(stream), batch_size):
-                editor.run(stream[start : start + batch_size], batch_size=batch_size)
-                frame = evaluate_requests(loaded.model, loaded.tokenizer, stream[: start + batch_size])
+            for start in range(0, edits, evaluate_every):
+                editor.run(stream[start : start + evaluate_every], batch_size=batch_size)
+                frame = evaluate_requests(loaded.model, loaded.tokenizer, stream[: start + evaluate_every])
                 scores.append(score(frame))
                 row |= {metric: float(frame[f"accuracy_{metric}"].mean()) for metric in METRICS}
         except NumericalError as error:
             row["note"] = str(error)
             scores = [0.0]
         rows.append({**row, "score": float(np.mean(scores))})
-    frame = pd.DataFrame(rows)
-    best = int(frame["score"].to_numpy().argmax())
-    if frame["score"].iloc[best] <= 0:
-        raise InputError(f"no trial of {method} edits anything: widen tuning_grid.{method} in the model's file")
-    write_csv(frame, out_trials)
-    chosen = {"method": method, "hyperparameters": candidates[best], "score": float(frame["score"].iloc[best])}
-    write_json(chosen, out_chosen)
+    return pd.DataFrame(rows)

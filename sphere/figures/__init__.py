@@ -43,16 +43,14 @@ def _paths(read: Selection) -> pd.DataFrame:
 
 
 def _sensitivity(read: Selection, stem: Path, published: Path | None) -> None:
-    """Every method whose tuning tried several eta or alpha; the paper's map beside a model of the paper."""
-    tuning = read("tuning_summary")
-    grids: dict[str, pd.DataFrame] = {}
-    if {"eta", "alpha", "efficacy"} <= set(tuning.columns):
-        tried = tuning.dropna(subset=["eta", "alpha", "efficacy"])
-        for (model, method), own in tried.groupby(["model", "method"], sort=False):
-            if len(own[["eta", "alpha"]].drop_duplicates()) > 1:
-                grids[f"{model}, {method_label(str(method))}"] = own.assign(efficacy=100 * own["efficacy"])
+    """One map a model, in percent; the paper's map beside a model of the paper."""
+    tried = read("sensitivity_summary")
+    grids = {
+        f"{model}, {method_label(str(method))}": own.assign(efficacy=100 * own["efficacy"])
+        for (model, method), own in tried.groupby(["model", "method"], sort=False)
+    }
     paper = read_paper(published, "sensitivity")
-    if paper is not None and any(paper_name(model, PAPER_MODELS) for model in tuning["model"].dropna().unique()):
+    if paper is not None and any(paper_name(model, PAPER_MODELS) for model in tried["model"].unique()):
         grids["Paper"] = paper
     curves.sensitivity(grids, stem)
 

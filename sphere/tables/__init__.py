@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sphere.tables.editing import checkpoint_table, family_table, main_table, read_paper
+from sphere.tables.editing import checkpoint_table, family_table, main_table, plug_and_play_table, read_paper
 from sphere.tables.layout import FAMILIES
 from sphere.tables.render import Table, write_table
 from sphere.tables.stream import (
     ability_table,
     energy_table,
     runtime_table,
+    sensitivity_table,
     spearman_table,
     tuning_table,
     warning_table,
@@ -35,6 +36,7 @@ _MAKERS: dict[str, Maker] = {
     "table1": lambda t, p: main_table(load(t, "editing_by_method"), read_paper(p, "table1_main")),
     **{f"editing_{family}": _of_family(family) for family in FAMILIES},
     "checkpoints": lambda t, _: checkpoint_table(load(t, "editing_by_method")),
+    "plug_and_play": lambda t, p: plug_and_play_table(load(t, "editing_summary"), read_paper(p, "table1_main")),
     "runtime": lambda t, p: runtime_table(load(t, "timing_summary"), read_paper(p, "table2_runtime")),
     "general_ability": lambda t, _: ability_table(load(t, "general_ability_by_method")),
     "energy": lambda t, _: energy_table(load(t, "energy_summary")),
@@ -42,6 +44,7 @@ _MAKERS: dict[str, Maker] = {
         load(t, "editing_summary"), load(t, "energy_summary"), read_paper(p, "spearman")
     ),
     "early_warning": lambda t, _: warning_table(load(t, "editing_summary"), load(t, "energy_summary")),
+    "sensitivity": lambda t, p: sensitivity_table(load(t, "sensitivity_summary"), read_paper(p, "sensitivity")),
     "tuning": lambda t, _: tuning_table(load(t, "tuning_summary")),
 }
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from sphere.tables.intervals import over_seeds
 from sphere.tables.layout import (
     METRICS,
     PRE_EDITED,
@@ -19,6 +20,7 @@ from sphere.tables.layout import (
     method_label,
     ordered_methods,
     paper_name,
+    projected_pairs,
 )
 from sphere.tables.render import Cell, Column, Row, Table
 
@@ -97,6 +99,47 @@ def checkpoint_table(by_method: pd.DataFrame) -> Table:
         interval_note(kept),
     ]
     return Table("checkpoints", "Editing metrics along the edit stream", "Method", columns, rows, notes)
+
+
+def plug_and_play_table(summary: pd.DataFrame, paper: pd.DataFrame | None = None) -> Table:
+    """Each baseline, the same with the projection, and the gain, after the last checkpoint; paired by seed.
+
+    `summary` is editing_summary; `paper` is table1_main.csv, of which AlphaEdit and SPHERE are such a pair.
+    """
+    columns = [
+        Column(f"{metric}_{key}", header, metric.capitalize(), None, 1)
+        for metric in METRICS
+        for key, header in (("without", "without"), ("with", "with"), ("gain", "gain"))
+    ]
+    last = _last_checkpoint(summary[summary["method"] != PRE_EDITED])
+    rows = []
+    for (model, dataset), place in last.groupby(["model", "dataset"], sort=False):
+        family = family_of(str(dataset))
+        own = place[place["metric_family"] == family]
+        scores = 100 * own.pivot_table(index="seed", columns=["metric", "method"], values="mean")
+        for base, projected in projected_pairs(own["method"]):
+            printed = [_paper_row(paper, str(model), method) for method in (base, projected)]
+            cells: dict[str, Cell] = {}
+            for metric in METRICS:
+                without, with_ = scores.get((metric, base)), scores.get((metric, projected))
+                if without is None or with_ is None:
+                    continue
+                theirs = [_paper_value(row, str(dataset), metric, family) for row in printed]
+                values = {"without": (without, theirs[0]), "with": (with_, theirs[1])}
+                values["gain"] = (with_ - without, theirs[1] - theirs[0])
+                for key, (by_seed, theirs_) in values.items():
+                    interval = over_seeds(by_seed)
+                    cells[f"{metric}_{key}"] = Cell(interval.mean, interval.half_width, theirs_)
+            section = f"{model}, {dataset_label(str(dataset))} ({family_label(family)})"
+            rows.append(Row(section, method_label(base), cells))
+    seeds = summary.loc[summary["method"] != PRE_EDITED, "seed"].nunique()
+    notes = [
+        "Percent after the last checkpoint; the gain, in points, is taken seed by seed. AlphaEdit with it is SPHERE.",
+        f"± is the half-width of the 95 % interval: t over {seeds} seeds." if seeds > 1 else "One seed: no interval.",
+    ]
+    if any(cell.paper == cell.paper for row in rows for cell in row.cells.values()):
+        notes.append("In brackets: the paper's value after 15,000 edits (arXiv 2510.01172, Table 1).")
+    return Table("plug_and_play", "Every baseline without and with the projection", "Baseline", columns, rows, notes)
 
 
 def interval_note(summary: pd.DataFrame) -> str:

@@ -218,7 +218,7 @@ def warning_table(editing: pd.DataFrame, energy: pd.DataFrame) -> Table:
 
 def tuning_table(tuning: pd.DataFrame) -> Table:
     """Every setting that tuning tried, with its score on held-out edits; numeric columns as they stand."""
-    names = ["model", "dataset", "method", "trial"]
+    names = ["model", "method", "trial"]
     numeric = [c for c in tuning.columns if c not in names and pd.api.types.is_numeric_dtype(tuning[c])]
     columns = [Column(key, key, "", "higher" if key == "score" else None, 4) for key in numeric]
     rows = []
@@ -228,6 +228,35 @@ def tuning_table(tuning: pd.DataFrame) -> Table:
         rows.append(Row(f"{line['model']}, {method_label(str(line['method']))}", trial, cells))
     notes = ["Score on held-out edits: higher is better."]
     return Table("tuning", "Settings tried on held-out edits", "Trial", columns, rows, notes)
+
+
+def sensitivity_table(tried: pd.DataFrame, paper: pd.DataFrame | None = None) -> Table:
+    """Efficacy on held-out edits, one row an eta and one column an alpha; the paper's beside a model of the paper.
+
+    `paper` is sensitivity.csv, whose values are of one model and stream that it does not name.
+    """
+    columns = [Column(f"alpha_{alpha:g}", f"α = {alpha:g}") for alpha in sorted(tried["alpha"].unique())]
+    rows = []
+    for (model, method), own in tried.groupby(["model", "method"], sort=False):
+        beside = paper if paper is not None and paper_name(str(model), PAPER_MODELS) else None
+        for eta, line in own.groupby("eta"):
+            cells = {
+                f"alpha_{alpha:g}": Cell(100 * float(value), nan, _paper_sensitivity(beside, eta, alpha))
+                for alpha, value in line.groupby("alpha")["efficacy"].mean().items()
+            }
+            rows.append(Row(f"{model}, {method_label(str(method))}", f"η = {eta:g}", cells))
+    notes = ["Efficacy in percent (accuracy family) after held-out edits that no test stream has; one stream a cell."]
+    if any(cell.paper == cell.paper for row in rows for cell in row.cells.values()):
+        notes.append("In brackets: the paper's value (arXiv 2510.01172).")
+    return Table("sensitivity", "Efficacy over the cumulative ratio η and the suppression strength α", "η", columns,
+                 rows, notes)  # fmt: skip
+
+
+def _paper_sensitivity(paper: pd.DataFrame | None, eta: Any, alpha: Any) -> float:
+    if paper is None:
+        return nan
+    found = paper[(paper["eta"] == eta) & (paper["alpha"] == alpha)]
+    return float(found["efficacy"].iloc[0]) if len(found) else nan
 
 
 def _seed_cell(values: pd.Series, paper: float = nan) -> Cell:

@@ -5,6 +5,7 @@
     energy_summary.csv             energy.csv of every segment, in stream order
     general_ability_summary.csv    one row a model, dataset, method, seed, checkpoint, task and metric
     general_ability_by_method.csv  one score a task family, over seeds
+    sensitivity_summary.csv        efficacy on held-out edits for every pair of eta and alpha
     timing_summary.csv             wall seconds a batch and phase
     training.csv                   training curves of the models a study trains itself
     tuning_summary.csv             every setting that tuning tried, with its score
@@ -42,9 +43,10 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "general_ability_summary": (*STREAM, "task", "family", "metric", "value", "stderr", "n"),
     "general_ability_by_method": (*CELL, "family", *INTERVAL, "n_seeds"),
+    "sensitivity_summary": ("model", "method", "eta", "alpha", *METRICS),
     "timing_summary": (*STREAM, "batch", "phase", "seconds"),
     "training": ("model", "step", "loss", "lr", "fact_accuracy"),
-    "tuning_summary": ("model", "dataset", "method", "trial", "score"),
+    "tuning_summary": ("model", "method", "trial", "score"),
     "missing": ("path",),
 }  # fmt: skip
 SUMMARIES = tuple(COLUMNS)
@@ -90,9 +92,10 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         "energy_summary": energy,
         "general_ability_summary": ability,
         "general_ability_by_method": _by_method(headline_ability(ability), "general_ability_by_method"),
+        "sensitivity_summary": _concat(list(_of_methods(results, study, "sensitivity"))),
         "timing_summary": timing,
         "training": _concat([_optional(results / m / "training.csv", {"model": m}) for m in study["models"]]),
-        "tuning_summary": _concat(list(_tuning(results, study))),
+        "tuning_summary": _concat(list(_of_methods(results, study, "tuning"))),
         "missing": pd.DataFrame({"path": [str(path.relative_to(results)) for path in missing]}),
     }
     tables.mkdir(parents=True, exist_ok=True)
@@ -166,14 +169,11 @@ def _optional(path: Path, names: Mapping[str, Any]) -> pd.DataFrame:
     return _stamp(pd.read_csv(path), names) if path.exists() else pd.DataFrame()
 
 
-def _tuning(results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[pd.DataFrame]:
-    """tuning/{method}.csv lies beside the model, or beside the dataset where a study tunes on each."""
+def _of_methods(results: Path, study: Mapping[str, Sequence[Any]], folder: str) -> Iterator[pd.DataFrame]:
+    """{folder}/{method}.csv beside each model, of the methods that have one."""
     for model in study["models"]:
         for method in study["methods"]:
-            yield _optional(results / model / "tuning" / f"{method}.csv", {"model": model, "method": method})
-            for dataset in study["datasets"]:
-                names = {"model": model, "dataset": dataset, "method": method}
-                yield _optional(results / model / dataset / "tuning" / f"{method}.csv", names)
+            yield _optional(results / model / folder / f"{method}.csv", {"model": model, "method": method})
 
 
 def _stamp(frame: pd.DataFrame, names: Mapping[str, Any]) -> pd.DataFrame:

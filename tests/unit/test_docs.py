@@ -156,6 +156,7 @@ SCHEMA: dict[str, tuple[str, ...]] = {
     "general_ability.csv": general_ability.COLUMNS,
     "training.csv": summaries.COLUMNS["training"][1:],
     "tuning/METHOD.csv": ("trial", *tune.METRICS, "score"),
+    "sensitivity/METHOD.csv": ("trial", "eta", "alpha", *tune.METRICS, "score"),
     "streams/DATASET/seedS_skipped.csv": ("case_id", "reason"),
     **{f"tables/{name}.csv": columns for name, columns in summaries.COLUMNS.items()},
     "tables/neuron_cosine.csv": neurons.COLUMNS,

@@ -41,7 +41,7 @@ def gathered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = made_up_study.make_results(tmp_path_factory.mktemp("study"), scope)
     trials = pd.DataFrame(itertools.product([0.3, 0.5], [0.5, 0.8]), columns=["eta", "alpha"])
     made_up_study.save(
-        trials.assign(trial=range(4), efficacy=[0.1, 0.2, 0.4, np.nan], score=0.1), root / "tiny/tuning/sphere.csv"
+        trials.assign(trial=range(4), efficacy=[0.1, 0.2, 0.4, np.nan], score=0.1), root / "tiny/sensitivity/sphere.csv"
     )
     gather(root, scope, root / "tables")
     original, edited = made_up_study.weights()

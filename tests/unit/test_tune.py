@@ -13,13 +13,13 @@ import torch
 from conftest import TEXTS, ModelMaker, TokenizerMaker
 
 from sphere import tune as module
-from sphere.config import EditSettings, TuningSettings, ValueSettings
+from sphere.config import EditSettings, SensitivitySettings, TuningSettings, ValueSettings
 from sphere.contexts import Contexts
 from sphere.errors import InputError
 from sphere.models import adapter
 from sphere.spectra import save_directions, save_null_space
 from sphere.stats import collect_statistics
-from sphere.tune import METRICS, score, trials, tune
+from sphere.tune import METRICS, map_sensitivity, score, trials, tune
 
 
 def frame(*means: float) -> pd.DataFrame:
@@ -154,5 +154,17 @@ def test_a_search_without_a_success_is_refused(files: dict[str, Any], monkeypatc
 
 
 def test_too_few_records_are_refused(files: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"has 4 usable records, tuning\.edits asks for 5"):
+    with pytest.raises(InputError, match=r"has 4 usable records, the study asks for 5 held-out edits"):
         tune(**{**files, "tuning": TuningSettings(trials=3, edits=5)})
+
+
+def test_the_map_has_every_pair_and_alpha_0_is_the_method_without_the_projection(files: dict[str, Any]) -> None:
+    for name in ("method", "grid", "tuning", "out_chosen", "out_trials"):
+        del files[name]
+    settings = SensitivitySettings(method="memit+sphere", eta=(0, 0.5), alpha=(0, 0.9), edits=4)
+    map_sensitivity(**files, sensitivity=settings, out=files["model_dir"].parent / "map.csv")
+    table = pd.read_csv(files["model_dir"].parent / "map.csv")
+    assert list(table) == ["trial", "eta", "alpha", *METRICS, "score"]
+    assert list(zip(table["eta"], table["alpha"], strict=True)) == [(0, 0), (0, 0.9), (0.5, 0), (0.5, 0.9)]
+    off = table[(table["eta"] == 0) | (table["alpha"] == 0)]
+    assert (off[[*METRICS]].nunique() == 1).all()

@@ -157,7 +157,7 @@ CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
         "models/smoke.yaml",
         "sphere: {nullspace_fraction: 0.9, alpha: 0.5}",
         "sphere: {nullspace_fraction: 0.9, alpha: 0.6}",
-        {"tune": 1, "edit": 4, "evaluate": 2, "ability": 2, "neurons": 1},
+        {"tune": 1, "sensitivity": 1, "edit": 4, "evaluate": 2, "ability": 2, "neurons": 1},
     ),
     (  # the search of one method
         "models/smoke.yaml",
@@ -169,13 +169,13 @@ CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
         "models/smoke.yaml",
         "steps: 20,",
         "steps: 21,",
-        {"tune": 2, "edit": 8, "evaluate": 4, "ability": 4, "neurons": 1},
+        {"tune": 2, "sensitivity": 1, "edit": 8, "evaluate": 4, "ability": 4, "neurons": 1},
     ),
     (  # the contexts are an input of every edit
         "models/smoke.yaml",
         "contexts: {count: 2,",
         "contexts: {count: 3,",
-        {"contexts": 1, "tune": 2, "edit": 8, "evaluate": 4, "ability": 4, "neurons": 1},
+        {"contexts": 1, "tune": 2, "sensitivity": 1, "edit": 8, "evaluate": 4, "ability": 4, "neurons": 1},
     ),
     (  # general ability alone
         "studies/smoke.yaml",

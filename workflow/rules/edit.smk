@@ -33,6 +33,39 @@ rule tune:
         "../scripts/tune.py"
 
 
+rule sensitivity:
+    input:
+        model="<study>/{model}/model",
+        contexts="<study>/{model}/contexts.json",
+        statistics="<study>/{model}/statistics.safetensors",
+        null_space="<study>/{model}/null_space.safetensors",
+        directions="<study>/{model}/directions.safetensors",
+        requests="<study>/world/tuning_counterfact.json",
+        tuned=tuned,
+    output:
+        trials="<study>/{model}/sensitivity/{method}.csv",
+    params:
+        sensitivity=STUDY.sensitivity.plain() if STUDY.sensitivity else None,
+        hyperparameters=lambda wildcards: MODELS[wildcards.model].methods.get(wildcards.method, {}),
+        editing=of_model(lambda model: model.edit_settings().plain()),
+        batch_size=STUDY.batch_size,
+    log:
+        "<logs>/{model}/sensitivity/{method}.log",
+    benchmark:
+        "<benchmarks>/{model}/sensitivity/{method}.tsv"
+    threads: 1
+    resources:
+        mem_mb=model_resource("mem_mb"),
+        runtime=model_resource("runtime"),
+        gpu=gpus,
+    conda:
+        "../../envs/edit.yaml"
+    message:
+        "{wildcards.model}: {wildcards.method} over eta and alpha"
+    script:
+        "../scripts/sensitivity.py"
+
+
 rule edit:
     input:
         model="<study>/{model}/model",

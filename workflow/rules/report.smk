@@ -9,6 +9,7 @@ SUMMARIES = [
     "energy_summary",
     "general_ability_summary",
     "general_ability_by_method",
+    "sensitivity_summary",
     "timing_summary",
     "training",
     "tuning_summary",
@@ -42,6 +43,15 @@ rule gather:
                 method=STUDY.methods,
             )
             if STUDY.tuning
+            else []
+        ),
+        sensitivity=(
+            expand(
+                "<study>/{model}/sensitivity/{method}.csv",
+                model=MODELS,
+                method=STUDY.sensitivity.method,
+            )
+            if STUDY.sensitivity
             else []
         ),
     output:

@@ -1,0 +1,26 @@
+"""Edit held-out records with every pair of eta and alpha."""
+
+from pathlib import Path
+
+from sphere.artifacts import read_json
+from sphere.config import EditSettings, SensitivitySettings
+from sphere.job import job
+
+with job(snakemake):
+    from sphere.tune import map_sensitivity
+
+    files, params = snakemake.input, snakemake.params
+    chosen = read_json(files.tuned)["hyperparameters"] if files.tuned else {}
+    map_sensitivity(
+        Path(files.model),
+        Path(files.requests),
+        sensitivity=SensitivitySettings(**params.sensitivity),
+        hyperparameters={**params.hyperparameters, **chosen},
+        editing=EditSettings(**params.editing),
+        contexts=Path(files.contexts),
+        statistics=Path(files.statistics),
+        null_space=Path(files.null_space),
+        directions=Path(files.directions),
+        batch_size=params.batch_size,
+        out=Path(snakemake.output.trials),
+    )
