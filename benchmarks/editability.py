@@ -30,16 +30,16 @@ METHODS = {"memit-seq": {"second_moment_weight": 50}, "alphaedit": {"nullspace_f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder with model/ and contexts.json")
-    parser.add_argument("world", type=Path, help="folder with corpus.txt and tuning_counterfact.json")
+    parser.add_argument("world", type=Path, help="folder with corpus.txt and the tuning records")
     parser.add_argument("--layers", nargs="+", default=["0", "1", "2", "0,1", "0,1,2"])
     parser.add_argument("--clamps", nargs="+", type=float, default=[0.75, 1.5, 3.0])
     parser.add_argument("--edits", type=int, default=20)
+    parser.add_argument("--dataset", choices=["counterfact", "zsre"], default="counterfact")
     given = parser.parse_args()
-    torch.set_num_threads(2)
     loaded = load(given.model / "model", device="cpu")
     parts = adapter(loaded.model)
     contexts = Contexts.read(given.model / "contexts.json")
-    requests = load_requests(given.world / "tuning_counterfact.json").requests[: given.edits]
+    requests = load_requests(given.world / f"tuning_{given.dataset}.json").requests[: given.edits]
     documents = read_documents(given.world / "corpus.txt")[-2000:]
     pretrained = {i: parts.weight(i).clone() for i in range(parts.n_layers)}
     moments = collect_statistics(parts, loaded.tokenizer, documents, range(parts.n_layers - 1))

@@ -213,6 +213,18 @@ def test_bfloat16_model_keeps_float32_weights(tiny_model: ModelMaker, tiny_token
     assert torch.equal(adapter(model).weight(1), state.weights[1].bfloat16())
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
+@pytest.mark.parametrize("name", METHODS)
+def test_cuda_edits_as_the_cpu_does(name: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    states = [
+        make_editor(tiny_model("llama", len(tokenizer)).to(device), tokenizer, name).run(REQUESTS, batch_size=3)
+        for device in ("cpu", "cuda")
+    ]
+    for i, weight in states[0].weights.items():
+        torch.testing.assert_close(states[1].weights[i].cpu(), weight, rtol=1e-2, atol=1e-3)
+
+
 def test_foreign_state_is_refused(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(True)
     editor = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "memit")
