@@ -12,8 +12,6 @@ import argparse
 import itertools
 from pathlib import Path
 
-import torch
-
 from sphere.config import ValueSettings
 from sphere.contexts import Contexts
 from sphere.data import load_requests
