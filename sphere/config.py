@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
+from jinja2 import Environment, TemplateSyntaxError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sphere.errors import InputError
@@ -138,9 +139,7 @@ class HubSource(Settings):
     kind: Literal["hub"]
     """Downloaded from the Hugging Face hub."""
     id: str
-    """Such as meta-llama/Meta-Llama-3-8B-Instruct."""
-    revision: str
-    """Commit, tag or branch; a commit makes the download reproducible."""
+    """Such as meta-llama/Meta-Llama-3-8B-Instruct: the url of a model in config/sources.tsv, which has its revision."""
 
 
 class PathSource(Settings):
@@ -263,6 +262,9 @@ class DatasetConfig(Settings):
     """The row of config/sources.tsv (source: download)."""
     references: str | None = None
     """Reference texts for consistency: a row of sources.tsv or a file, as the source is; a world has its own."""
+    word_weights: tuple[str, str] | None = None
+    """Vocabulary (JSON) and inverse document frequencies (.npy) for consistency, named as ``references`` is; null takes
+    them from the reference texts of the stream."""
 
     @model_validator(mode="after")
     def _complete(self) -> DatasetConfig:
@@ -270,14 +272,24 @@ class DatasetConfig(Settings):
         for key in ("item", "path"):
             if (getattr(self, key) is not None) != (key == needed):
                 raise ValueError(f"source: {self.source} " + (f"needs {key}" if key == needed else f"takes no {key}"))
+        if self.word_weights is not None and (self.source == "world" or self.references is None):
+            raise ValueError("word_weights need references of a download or a file")
         return self
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Key -> row of sources.tsv, or path, of everything the dataset is made of."""
+        named = {"item": self.item, "path": self.path, "references": self.references}
+        named |= {f"word_weights.{i}": name for i, name in enumerate(self.word_weights or ())}
+        return {key: str(name) for key, name in named.items() if name is not None}
 
 
 class TaskSettings(Settings):
     """General ability, scored by lm-evaluation-harness."""
 
     names: Annotated[tuple[str, ...], Field(min_length=1)]
-    """The world's own (world_reasoning, ...) or the harness's (gsm8k, rte, nq_open, boolq, ...)."""
+    """The world's own (world_reasoning, ...), ours (a file of config/tasks/), or the harness's, whose data are the row
+    of config/sources.tsv of the same name (gsm8k, rte, nq_open, boolq, ...)."""
     limit: Positive | None = None
     """Items of each task, from its start; null takes all."""
     fewshot: Count = 0
@@ -320,16 +332,12 @@ class SensitivitySettings(Settings):
 
 
 class CorpusSettings(Settings):
-    """Natural text from the Hugging Face hub, for the key statistics of models that are not the world's."""
+    """Natural text for the key statistics of models that are not the world's."""
 
-    id: str
-    """Such as wikimedia/wikipedia."""
-    subset: str | None = None
-    """Such as 20231101.en."""
-    revision: str
-    """Commit, tag or branch; a commit makes the download reproducible."""
+    item: str
+    """The row of config/sources.tsv: a parquet file, or text in which blank lines separate documents."""
     column: str = "text"
-    """The column that holds the text."""
+    """The column of a parquet file that holds the text."""
 
 
 class StudyConfig(Settings):
@@ -368,7 +376,7 @@ class StudyConfig(Settings):
     world: WorldSettings | None = None
     """The fictional world, for a study that makes its own models or datasets."""
     corpus: CorpusSettings | None = None
-    """Text for key statistics; null takes them from the world's corpus."""
+    """Text for key statistics; null takes it from the world's corpus."""
     threads: Positive = 2
     """Threads of training; part of the result, since the order of sums depends on it."""
 
@@ -392,8 +400,6 @@ class StudyConfig(Settings):
             if settings.source == "world" and dataset not in ("counterfact", "zsre"):
                 raise ValueError(f"datasets: a world has no {dataset!r}{nearest(dataset, ('counterfact', 'zsre'))}")
         for task in self.tasks.names if self.tasks else ():
-            if task.startswith("world_") and task not in WORLD_TASKS:
-                raise ValueError(f"tasks.names: unknown task {task!r}{nearest(task, WORLD_TASKS)}")
             if task in WORLD_TASKS and self.world is None:
                 raise ValueError(f"tasks.names: {task!r} needs the study to have a world")
         if self.tuning is not None and self.world is None:
@@ -422,12 +428,108 @@ class StudyConfig(Settings):
         return self.checkpoints[-1]
 
 
+class Source(Settings):
+    """One row of config/sources.tsv: something that is downloaded, or taken from a place of yours."""
+
+    name: Name
+    """What studies, and ``sources`` of config.yaml, call it."""
+    kind: Literal["file", "model", "dataset"]
+    """A file by its address, or a model or dataset of the Hugging Face hub."""
+    url: str
+    """Address of the file, or id on the hub."""
+    subset: Name | None = None
+    """The part of a hub dataset, which is also the folder its files are in."""
+    revision: str
+    """Commit, tag or branch on the hub; the year of a file."""
+    bytes: Count | None = None
+    """Length of the file; empty where nobody has published it."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """Checksum of the file; likewise."""
+    licence: str
+    """As its publisher states it."""
+    note: str | None = None
+    """What it replaces, or where the revision and checksum were found."""
+    path: Path | None = None
+    """The file or folder of yours that is taken instead."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Source:
+        if self.kind == "file" and not self.url.startswith(("https://", "http://")):
+            raise ValueError(f"url: {self.url!r} is not an address: begin it with https://")
+        if self.kind != "file" and (self.bytes, self.sha256) != (None, None):
+            raise ValueError("bytes and sha256 are a file's: a commit as revision pins what the hub has")
+        if self.subset is not None and self.kind != "dataset":
+            raise ValueError("subset is a dataset's")
+        return self
+
+    @property
+    def file_name(self) -> str:
+        """Its name under results/downloads/: that of its row, and the ending of its address."""
+        return self.name + (Path(self.url).suffix if self.kind == "file" else "")
+
+
+class TaskMetric(Settings):
+    """A metric of a task, as lm-evaluation-harness has it."""
+
+    metric: Literal["acc", "exact_match"]
+    aggregation: Literal["mean"] = "mean"
+    higher_is_better: Literal[True] = True
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+    regexes_to_ignore: tuple[str, ...] = ()
+
+
+class TaskFile(Settings):
+    """config/tasks/NAME.yaml: a task over a dataset of sources.tsv, in lm-evaluation-harness's own keys."""
+
+    task: Name
+    dataset_path: str
+    """The url of a dataset in sources.tsv."""
+    dataset_name: str | None = None
+    """Its subset."""
+    output_type: Literal["multiple_choice", "generate_until"]
+    training_split: str | None = None
+    validation_split: str | None = None
+    test_split: str | None = None
+    doc_to_text: str
+    doc_to_target: str | int
+    doc_to_choice: tuple[str, ...] | str | None = None
+    target_delimiter: str = " "
+    generation_kwargs: dict[str, Any] | None = None
+    metric_list: Annotated[tuple[TaskMetric, ...], Field(min_length=1)]
+    num_fewshot: Count = 0
+    metadata: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _scorable(self) -> TaskFile:
+        if self.test_split is None and self.validation_split is None:
+            raise ValueError("give the split to score as test_split or validation_split")
+        if (self.output_type == "multiple_choice") != (self.doc_to_choice is not None):
+            raise ValueError("multiple_choice goes with doc_to_choice, generate_until without")
+        for key in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+            if isinstance(text := getattr(self, key), str):
+                try:
+                    Environment().parse(text)
+                except TemplateSyntaxError as error:
+                    raise ValueError(f"{key} is no Jinja template ({error.message})") from None
+        return self
+
+
 class Study(Settings):
     """A study with everything it names, merged and validated."""
 
     study: StudyConfig
     models: dict[str, ModelConfig]
-    downloads: dict[str, Download]
+    sources: dict[str, Source]
+    task_files: dict[str, TaskFile] = {}
+    """The study's tasks that are files of config/tasks/."""
+    root: Path = Path("config")
+    """The folder that all of it was read from."""
+
+    @property
+    def locks(self) -> Path:
+        """The folder that keeps what first downloads brought (``sphere.download``)."""
+        return self.root / "sources.lock"
 
     def layers_with_statistics(self, model: ModelConfig) -> list[int]:
         """Layers whose key statistics the study needs: the edited ones, and those a method chooses for itself."""
@@ -437,26 +539,34 @@ class Study(Settings):
         )
         return sorted({*model.layers, *(layer for layer in chosen if layer is not None)})
 
+    def model_source(self, model: ModelConfig) -> Source | None:
+        """Where a model that is not trained here comes from: its folder, or the row with its hub id."""
+        if isinstance(model.source, PathSource):
+            place = model.source.path
+            return Source(name=model.name, kind="model", url=str(place), revision="", licence="", path=place)
+        known = (row for row in self.sources.values() if row.kind == "model")
+        return next((row for row in known if getattr(model.source, "id", None) == row.url), None)
 
-class Download(Settings):
-    """One row of config/sources.tsv."""
-
-    name: Name
-    url: str
-    revision: str
-    bytes: int | None
-    """Length; empty where nobody has fetched it for this project yet."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
-    licence: str
+    def task_data(self) -> dict[str, Source]:
+        """Task -> the dataset it asks from, of every task of the study that is not the world's."""
+        found = {}
+        for task in self.study.tasks.names if self.study.tasks else ():
+            own = self.task_files.get(task)
+            wanted = None if own is None else (own.dataset_path, own.dataset_name)
+            for row in self.sources.values():
+                if row.kind == "dataset" and (row.name == task if wanted is None else (row.url, row.subset) == wanted):
+                    found[task] = row
+        return found
 
 
 Model = TypeVar("Model", bound=Settings)
 
 
-def load_study(study: str | Path, *, root: Path = Path("config")) -> Study:
+def load_study(study: str | Path, *, root: Path = Path("config"), places: Mapping[str, str] | None = None) -> Study:
     """The study called ``study`` under ``root``/studies, or the one in the YAML file ``study``.
 
-    A file's models and sources are looked up beside its own folder: ``X/studies/mine.yaml`` uses ``X/models``.
+    A file's models, tasks and sources are looked up beside its own folder: ``X/studies/mine.yaml`` uses ``X/models``.
+    ``places`` maps names of sources to files and folders that are taken instead of a download.
     Raises InputError on anything wrong anywhere in it.
     """
     path = Path(study)
@@ -471,19 +581,53 @@ def load_study(study: str | Path, *, root: Path = Path("config")) -> Study:
         if model.name != name:
             raise InputError(f"{files[name]}: name is {model.name!r}: make it {name!r}, as the file is called")
         _check_model(files[name], model, config)
-    whole = Study(study=config, models=models, downloads=load_downloads(root / "sources.tsv"))
+    sources = load_sources(root / "sources.tsv", places=places)
+    whole = Study(study=config, models=models, sources=sources, task_files=_tasks(config, root), root=root)
     _check_methods(path, whole)
-    _check_files(path, whole)
+    _check_sources(path, whole)
     return whole
 
 
-def load_downloads(path: Path) -> dict[str, Download]:
-    """The rows of sources.tsv by name."""
+def load_sources(path: Path, *, places: Mapping[str, str] | None = None) -> dict[str, Source]:
+    """The rows of sources.tsv by name, with the ``places`` that replace a download checked to be there."""
     if not path.is_file():
         raise InputError(f"{path} is not there: it lists every download")
     with path.open(encoding="utf-8", newline="") as file:
-        rows = [{key: value or None for key, value in row.items()} for row in csv.DictReader(file, delimiter="\t")]
-    return {download.name: download for download in (_validate(Download, row, str(path)) for row in rows)}
+        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file, delimiter="\t")]
+    sources: dict[str, Source] = {}
+    for row in rows:
+        source = _validate(Source, row, f"{path}: {row.get('name', 'a row without name')}")
+        if source.name in sources:
+            raise InputError(f"{path}: two rows are called {source.name!r}: rename one")
+        sources[source.name] = source
+    if not isinstance(places or {}, Mapping):
+        raise InputError(f"config: sources: {places!r} is no mapping: write NAME: PATH, or sources={{NAME: PATH}}")
+    for name, place in (places or {}).items():
+        if name not in sources:
+            raise InputError(f"config: sources: {name!r} is not a row of {path}{nearest(name, sources)}")
+        sources[name] = sources[name].model_copy(update={"path": _place(sources[name], Path(place).expanduser())})
+    return sources
+
+
+def _place(source: Source, place: Path) -> Path:
+    """``place`` if it can stand for the download, or InputError."""
+    wanted = {"file": place, "model": place / "config.json", "dataset": place / "README.md"}[source.kind]
+    if not wanted.is_file():
+        what = "" if source.kind == "file" else f" in {place}, the {source.kind}'s folder as the hub has it"
+        raise InputError(f"config: sources.{source.name}: {wanted if not what else wanted.name} is not there{what}")
+    return place
+
+
+def _tasks(study: StudyConfig, root: Path) -> dict[str, TaskFile]:
+    """The files of ``root``/tasks that the study names."""
+    found = {}
+    for name in study.tasks.names if study.tasks else ():
+        path = root / "tasks" / f"{name}.yaml"
+        if path.is_file():
+            found[name] = _parse(TaskFile, path)
+            if found[name].task != name:
+                raise InputError(f"{path}: task is {found[name].task!r}: make it {name!r}, as the file is called")
+    return found
 
 
 def _named(folder: Path, name: str, what: str) -> Path:
@@ -569,21 +713,39 @@ def _resolved(where: str, method: str, hyperparameters: Mapping[str, Any]) -> No
         raise InputError(f"{where}: {error}") from None
 
 
-def _check_files(path: Path, whole: Study) -> None:
+def _check_sources(path: Path, whole: Study) -> None:
+    """Everything the study takes from outside is a row of sources.tsv of the right kind, or there."""
+    rows = {kind: [row.name for row in whole.sources.values() if row.kind == kind] for kind in ("file", "dataset")}
     for name, dataset in whole.study.datasets.items():
-        where = f"{path}: datasets.{name}"
-        if dataset.path is not None and not dataset.path.is_file():
-            raise InputError(f"{where}.path: {dataset.path} is not there")
-        for key in ("item", "references") if dataset.source == "download" else ():
-            value = getattr(dataset, key)
-            if value is not None and value not in whole.downloads:
-                raise InputError(
-                    f"{where}.{key}: {value!r} is not a row of sources.tsv{nearest(value, whole.downloads)}"
-                )
-        if dataset.source == "path" and dataset.references is not None and not Path(dataset.references).is_file():
-            raise InputError(f"{where}.references: {dataset.references} is not there")
         if dataset.source == "world" and dataset.references is not None:
-            raise InputError(f"{where}.references: a world has its own: leave the key out")
+            raise InputError(f"{path}: datasets.{name}.references: a world has its own: leave the key out")
+        for key, value in dataset.files.items():
+            if dataset.source == "download":
+                _known(f"{path}: datasets.{name}.{key}", value, rows["file"])
+            elif not Path(value).is_file():
+                raise InputError(f"{path}: datasets.{name}.{key}: {value} is not there")
+    if whole.study.corpus is not None:
+        _known(f"{path}: corpus.item", whole.study.corpus.item, rows["file"])
+    for name, model in whole.models.items():
+        if isinstance(model.source, HubSource) and whole.model_source(model) is None:
+            ids = [row.url for row in whole.sources.values() if row.kind == "model"]
+            where = f"models/{name}.yaml: source.id: {model.source.id!r} is no model of sources.tsv"
+            raise InputError(f"{where}{nearest(model.source.id, ids)} (or add a row for it)")
+    found = whole.task_data()
+    for task in whole.study.tasks.names if whole.study.tasks else ():
+        if task in whole.task_files and task not in found:
+            own = whole.task_files[task]
+            wanted = f"{own.dataset_path} {own.dataset_name or 'without subset'}"
+            raise InputError(f"{whole.root}/tasks/{task}.yaml: no dataset of sources.tsv is {wanted}: add a row for it")
+        if task not in found and task not in WORLD_TASKS:
+            ours = [file.stem for file in (whole.root / "tasks").glob("*.yaml")]
+            hint = nearest(task, [*WORLD_TASKS, *ours, *rows["dataset"]])
+            raise InputError(f"{path}: tasks.names: unknown task {task!r}{hint} (or add its data to sources.tsv)")
+
+
+def _known(where: str, name: str, rows: list[str]) -> None:
+    if name not in rows:
+        raise InputError(f"{where}: {name!r} is not a file of sources.tsv{nearest(name, rows)}")
 
 
 Study.model_rebuild()

@@ -1,74 +1,310 @@
-"""Downloads, the one module that uses a network: files by URL and checksum, models and text of the Hugging Face hub."""
+"""Downloads, the one module that uses a network: rows of config/sources.tsv, by address or from the Hugging Face hub.
+
+What is not pinned by the row itself (the checksum of a file nobody has published one of, the commit behind a branch) is
+recorded when it is first downloaded, in ``config/sources.lock/NAME.json``, and is what every later download must bring.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import re
 import shutil
-import urllib.error
-import urllib.request
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
-from sphere.artifacts import write_atomically
-from sphere.config import CorpusSettings, Download, HubSource, PathSource
+import requests
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from sphere.artifacts import SHORT, digest, read_json, write_atomically, write_json
+from sphere.config import Source
 from sphere.errors import InputError
 
-
-def fetch(source: Download, out: Path) -> None:
-    """Download ``source.url`` to ``out``; InputError if its length or sha256 is not the one on record."""
-    digest, length = hashlib.sha256(), 0
-    with write_atomically(out) as temporary:
-        try:
-            with urllib.request.urlopen(source.url, timeout=60) as response, temporary.open("wb") as file:
-                while block := response.read(1 << 20):
-                    digest.update(block)
-                    length += len(block)
-                    file.write(block)
-        except (urllib.error.URLError, TimeoutError) as error:
-            raise InputError(
-                f"{source.url} cannot be downloaded ({error}): check the network, or put the file at {out}"
-            ) from None
-        if source.bytes is not None and length != source.bytes:
-            raise InputError(f"{source.url} has {length} bytes, sources.tsv has {source.bytes} for {source.name!r}")
-        if source.sha256 is not None and digest.hexdigest() != source.sha256:
-            raise InputError(
-                f"{source.url} has sha256 {digest.hexdigest()}, sources.tsv has {source.sha256} for {source.name!r}"
-            )
-    print(f"{out}: {length} bytes, sha256 {digest.hexdigest()}")
+ATTEMPTS = 6
+"""Tries of a download that breaks off, or whose server is overloaded."""
+PAUSE = 2.0
+"""Seconds before the second try; doubled before each further one."""
+TIMEOUT = 60.0
+"""Seconds without an answer, or without a further byte of it, after which a try is given up."""
+BLOCK = 1 << 16
+"""Bytes written at once, and the most that a broken connection loses."""
+WANTED = {
+    "model": ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"),
+    "dataset": ("README.md", "*.parquet", "*.json", "*.jsonl"),
+}
+"""Files of a hub repository that are taken; of a dataset with a subset, those in its folder, and the README."""
 
 
-def fetch_model(source: HubSource | PathSource, out: Path) -> None:
-    """Put a model's configuration, tokenizer and safetensors into the folder ``out`` (links, for a folder of yours)."""
-    if isinstance(source, PathSource):
-        out.mkdir(parents=True, exist_ok=True)
-        for file in source.path.iterdir():
-            (out / file.name).symlink_to(file.resolve())
+class _Interrupted(Exception):  # noqa: N818 (not an error yet: another try may go through)
+    """A try that failed in a way the next one may not."""
+
+
+def fetch(source: Source, out: Path, locks: Path) -> None:
+    """Put the file of ``source`` at ``out``: downloaded, or a link to the file of yours that takes its place.
+
+    A broken-off download is taken up where it ended, by this call or a later one. InputError, in one line, if it cannot
+    be had, if there is no room for it, or if it is not the file on record.
+    """
+    if source.path is not None:
+        _check(source, source.path, locks)
+        _link(source.path, out)
         return
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+    _locked(source, locks)  # InputError before the download, if it speaks of another address
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = _patiently(lambda: _transfer(source.url, out), source.url)
     try:
-        snapshot_download(source.id, revision=source.revision, allow_patterns=wanted, local_dir=out)
-    except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"{source.id} at {source.revision} cannot be downloaded ({reason}): check HF_TOKEN and the licence"
-        ) from None
-    shutil.rmtree(out / ".cache", ignore_errors=True)
+        found = _check(source, part, locks)
+    except InputError:
+        part.unlink()
+        raise
+    os.replace(part, out)
+    if source.sha256 is None:
+        _keep(source, found, locks)
+    print(f"{out}: {found['bytes']} bytes, sha256 {found['sha256']}")
 
 
-def fetch_corpus(source: CorpusSettings, out: Path, *, documents: int) -> None:
-    """Write the first ``documents`` texts of a hub dataset separated by blank lines, those within a text removed."""
-    from datasets import load_dataset
+def fetch_snapshot(source: Source, out: Path, locks: Path) -> None:
+    """Put the model or dataset of ``source`` into the folder ``out``: links to the hub's cache or a folder of yours.
+
+    The cache (HF_HOME) keeps one copy for all studies, takes up what broke off, and serves without a network under
+    HF_HUB_OFFLINE=1. The token for gated models comes from the environment (HF_TOKEN) and is never printed.
+    """
+    if source.path is not None:
+        for file in _files(source.path):
+            _link(source.path / file, out / file)
+        return
+    lock = _locked(source, locks)
+    commit = lock.get("commit", source.revision)
+    folder = _snapshot(source, commit)
+    patterns = _patterns(source)
+    files = [name for name in _files(folder) if any(fnmatch(str(name), pattern) for pattern in patterns)]
+    if not files:
+        raise InputError(f"{source.url} at {commit} has no {', '.join(patterns)}: check its id, revision and subset")
+    found: dict[str, Any] = {"commit": folder.name, "files": {str(name): _identity(folder / name) for name in files}}
+    for name in files:  # the hub's cache calls a large file by its sha256
+        blob, sha256 = (folder / name).resolve().name, found["files"][str(name)]["sha256"]
+        if re.fullmatch("[0-9a-f]{64}", blob) and blob != sha256:
+            raise InputError(f"{folder / name} has sha256 {sha256}, the hub {blob}: delete it and fetch it again")
+    if lock:
+        _compare(source, found, lock, locks)
+    else:
+        _keep(source, found, locks)
+    for name in files:
+        _link(folder / name, out / name)
+    print(f"{out}: {len(files)} files of {source.url} at {folder.name}")
+
+
+def extract_corpus(file: Path, out: Path, *, column: str, documents: int) -> None:
+    """Write the first ``documents`` texts of ``file`` separated by blank lines, those within a text removed.
+
+    ``file`` is parquet with the texts in ``column``, or text that blank lines separate already.
+    """
+    count = 0
+    with write_atomically(out) as temporary:
+        with temporary.open("w", encoding="utf-8") as written:
+            for text in _texts(file, column):
+                lines = [line for line in text.splitlines() if line.strip()]
+                if lines:
+                    written.write("\n".join(lines) + "\n\n")
+                    count += 1
+                if count == documents:
+                    break
+        if count < documents:
+            raise InputError(f"{file} has {count} texts, statistics.documents asks for {documents}: lower it")
+    print(f"{out}: {count} texts")
+
+
+def _texts(file: Path, column: str) -> Iterator[str]:
+    with file.open("rb") as opened:
+        is_parquet = opened.read(4) == b"PAR1"
+    if not is_parquet:
+        yield from re.split(r"\n\s*\n", file.read_text(encoding="utf-8"))
+        return
+    from pyarrow import ArrowInvalid, parquet
 
     try:
-        rows = load_dataset(source.id, source.subset, revision=source.revision, split="train", streaming=True)
-        with write_atomically(out) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for row in rows.take(documents):
-                lines = [line for line in str(row[source.column]).splitlines() if line.strip()]
-                file.write("\n".join(lines) + "\n\n")
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        content = parquet.ParquetFile(file)
+    except (OSError, ArrowInvalid) as error:
+        raise InputError(f"{file} is no parquet file ({_line(error)}): delete it and fetch it again") from None
+    names = content.schema_arrow.names
+    if column not in names:
+        raise InputError(f"{file} has no column {column!r}: set corpus.column to one of {', '.join(names)}")
+    for batch in content.iter_batches(batch_size=1000, columns=[column]):
+        yield from map(str, batch.column(0).to_pylist())
+
+
+# ----------------------------------------------------------------------------------------------------- transfers
+
+
+def _patiently(attempt: Callable[[], Path], what: str) -> Path:
+    """The result of ``attempt``, repeated with growing pauses while it is only interrupted."""
+    tries = Retrying(
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_exponential(multiplier=PAUSE),
+        retry=retry_if_exception_type(_Interrupted),
+        before_sleep=lambda state: print(f"{what}: {state.outcome and state.outcome.exception()}; trying again"),
+        reraise=True,
+    )
+    try:
+        return tries(attempt)
+    except _Interrupted as error:
         raise InputError(
-            f"{source.id} at {source.revision} cannot be read ({reason}): check corpus in the study"
+            f"{what} cannot be downloaded ({error}, {ATTEMPTS} times): run again later, or name a copy of yours under "
+            "sources in config.yaml"
         ) from None
+
+
+def _transfer(url: str, out: Path) -> Path:
+    """One try at downloading ``url`` into a hidden file beside ``out``, continuing what an earlier try left there.
+
+    The hidden file's name holds a digest of the server's validator (ETag, else date), so that two versions of a file
+    are never spliced.
+    """
+    part = next(iter(sorted(out.parent.glob(f".{out.name}.*.part"))), None)
+    begin = part.stat().st_size if part else 0
+    headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={begin}-"} if begin else {})}
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            status = f"{response.status_code} {response.reason}"
+            if response.status_code in (408, 429) or response.status_code >= 500:
+                raise _Interrupted(status)
+            if response.status_code == 416 and part:
+                part.unlink()
+                raise _Interrupted("the server has no more of it than is here already")
+            if response.status_code >= 400:
+                raise InputError(f"{url} cannot be downloaded ({status}): check its row of sources.tsv")
+            validator = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+            target = out.parent / f".{out.name}.{hashlib.sha256(validator.encode()).hexdigest()[:SHORT]}.part"
+            if part and (response.status_code != 206 or target != part or not validator):
+                part.unlink()
+            if response.status_code == 206 and not target.is_file():
+                raise _Interrupted("the server has another version than is here in part")
+            if response.status_code != 206:
+                begin = 0
+            length = response.headers.get("Content-Length")
+            total = None if length is None else begin + int(length)
+            if total is not None and total - begin > shutil.disk_usage(out.parent).free:
+                raise _no_room(out, total - begin)
+            with target.open("ab" if begin else "wb") as file:
+                for block in response.iter_content(BLOCK):
+                    file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+    except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        raise _Interrupted(_line(error)) from None
+    except requests.RequestException as error:
+        raise InputError(f"{url} cannot be downloaded ({_line(error)}): check its row of sources.tsv") from None
+    except OSError as error:
+        raise _no_room(out, None) if error.errno == errno.ENOSPC else error from None
+    if total is not None and target.stat().st_size < total:
+        raise _Interrupted(f"it ended after {target.stat().st_size} of {total} bytes")
+    return target
+
+
+def _no_room(out: Path, needed: int | None) -> InputError:
+    free = shutil.disk_usage(out.parent).free
+    more = "more" if needed is None else f"{needed / 1e6:,.0f} MB more"
+    return InputError(
+        f"{out} needs {more}, {out.parent} has room for {free / 1e6:,.0f} MB: free some, or set results=ELSEWHERE"
+    )
+
+
+def _snapshot(source: Source, commit: str) -> Path:
+    """Bring ``commit`` into the hub's cache, where its folder is called by its hash; the client retries and resumes."""
+    from huggingface_hub import constants, get_token, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    patterns = list(_patterns(source))
+    try:
+        return Path(snapshot_download(source.url, repo_type=source.kind, revision=commit, allow_patterns=patterns))
+    except Exception as error:  # the client's own errors, its HTTP library's, and those of the disk
+        reason, fix = _line(error).replace(get_token() or "\0", "(token)"), "run again: it goes on where it stopped"
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            fix = "make room, or set HF_HOME to a folder on a larger disk"
+        elif isinstance(error, GatedRepoError):
+            fix = f"accept its licence at https://huggingface.co/{source.url} and set HF_TOKEN to a token of yours"
+        elif isinstance(error, RepositoryNotFoundError):
+            fix = "check its id in sources.tsv, and HF_TOKEN if it is private"
+        elif isinstance(error, RevisionNotFoundError):
+            fix = "check its revision in sources.tsv"
+        elif constants.is_offline_mode():
+            fix = "fetch it once without HF_HUB_OFFLINE, or name a copy of yours under sources in config.yaml"
+        raise InputError(f"{source.url} at {commit} cannot be downloaded ({reason}): {fix}") from None
+
+
+def _patterns(source: Source) -> tuple[str, ...]:
+    return WANTED[source.kind] if source.subset is None else ("README.md", f"{source.subset}/*")
+
+
+# ------------------------------------------------------------------------------------------ what was downloaded
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": digest(path)}
+
+
+def _check(source: Source, file: Path, locks: Path) -> dict[str, Any]:
+    """Length and checksum of ``file``; InputError if they are not those of the row, or of an earlier download."""
+    found, lock = _identity(file), _locked(source, locks)
+    for key, unit in (("bytes", "bytes"), ("sha256", "as sha256")):
+        for wanted, where in ((getattr(source, key), "sources.tsv"), (lock.get(key), _lock_file(source, locks))):
+            if wanted is not None and wanted != found[key]:
+                raise InputError(
+                    f"{source.path or source.url} has {found[key]} {unit}, {where} has {wanted} for {source.name!r}: "
+                    "it was changed or cut off; one that is meant to differ goes into the study with source: path"
+                )
+    return found
+
+
+def _compare(source: Source, found: dict[str, Any], lock: dict[str, Any], locks: Path) -> None:
+    """Refuse a snapshot with another file than was first downloaded."""
+    for name in sorted(found["files"].keys() | lock["files"].keys()):
+        now, then = (each["files"].get(name, {}).get("sha256", "no such file") for each in (found, lock))
+        if now != then:
+            raise InputError(f"{source.url}: {name} is {now}, {_lock_file(source, locks)} has {then}: one was changed")
+
+
+def _lock_file(source: Source, locks: Path) -> Path:
+    return locks / f"{source.name}.json"
+
+
+def _locked(source: Source, locks: Path) -> dict[str, Any]:
+    """What the first download of ``source`` brought, or nothing if there was none."""
+    path = _lock_file(source, locks)
+    if not path.is_file():
+        return {}
+    lock: dict[str, Any] = read_json(path)
+    for key in ("url", "revision"):
+        if lock[key] != getattr(source, key):
+            raise InputError(
+                f"{path} is of {key} {lock[key]}, sources.tsv has {getattr(source, key)}: delete it to take the new one"
+            )
+    return lock
+
+
+def _keep(source: Source, found: dict[str, Any], locks: Path) -> None:
+    if not _lock_file(source, locks).is_file():
+        write_json({"url": source.url, "revision": source.revision, **found}, _lock_file(source, locks))
+
+
+# -------------------------------------------------------------------------------------------------------- places
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder and its subfolders, relative to it, hidden ones aside."""
+    found = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [path for path in found if not any(part.startswith(".") for part in path.parts)]
+
+
+def _link(target: Path, link: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target.resolve())
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

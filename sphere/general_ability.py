@@ -11,7 +11,7 @@ import math
 import random
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,16 @@ TASK_FAMILIES = {
     "rte": "nli",
     "nq_open": "open_domain_qa",
     "boolq": "closed_domain_qa",
+    "sphere_gsm8k_zeroshot": "reasoning_zeroshot",
+    "sphere_rte_zeroshot": "nli_zeroshot",
+    "sphere_nq_zeroshot": "open_domain_qa_zeroshot",
+    "sphere_boolq_zeroshot": "closed_domain_qa_zeroshot",
 }
-"""The four abilities of the paper; a task that is not here is a family of its own."""
+"""The four abilities of the paper, and apart from them those asked with our zero-shot prompts after the paper's; a task
+that is not here is a family of its own."""
 
+TaskData = tuple[Path, str | None]
+"""A dataset's folder, as the hub has it, and its subset."""
 COLUMNS = ("task", "family", "metric", "value", "stderr", "n")
 METRICS = ("acc", "exact_match")
 """The metrics reported, the first that a task has."""
@@ -40,7 +47,8 @@ def evaluate_tasks(
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[str],
     *,
-    include_path: Path | None = None,
+    include_paths: Iterable[Path] = (),
+    data: Mapping[str, TaskData] | None = None,
     limit: int | None = None,
     batch_size: int = 16,
     num_fewshot: int | None = None,
@@ -48,22 +56,24 @@ def evaluate_tasks(
 ) -> pd.DataFrame:
     """Run ``tasks`` and return one row a task with the columns ``COLUMNS``.
 
-    A task is looked for first in ``include_path`` (a folder of the harness's task YAMLs over local files, whose
-    relative ``data_files`` are taken from that folder), then among the harness's own. ``value`` is in [0, 1],
-    ``stderr`` its standard error (NaN for a single item), ``n`` the items scored, at most ``limit``. ``num_fewshot``
-    replaces the task's own number; ``seed`` draws the few-shot examples. Local tasks touch no network and leave nothing
-    in a user's cache; neither ``tokenizer`` nor the global random state is changed. Raises InputError for an unknown or
-    unusable task.
+    A task is looked for first in ``include_paths`` (folders of the harness's task YAMLs; relative ``data_files`` are
+    taken from the YAML's folder), then among the harness's own. ``data`` maps tasks to the dataset they ask from, where
+    it lies on this disk. ``value`` is in [0, 1], ``stderr`` its standard error (NaN for a single item), ``n`` the items
+    scored, at most ``limit``. ``num_fewshot`` replaces the task's own number; ``seed`` draws the few-shot examples.
+    Tasks over local files or ``data`` touch no network and leave nothing in a user's cache; neither ``tokenizer`` nor
+    the global random state is changed. Raises InputError for an unknown or unusable task.
     """
     if not tasks:
         raise InputError("no general-ability task is named: give at least one, such as boolq")
-    if include_path is not None and not include_path.is_dir():
-        raise InputError(f"{include_path} is not a folder of task YAMLs: check the path")
+    folders = sorted(include_paths)
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder of task YAMLs: check the path")
     with _isolated(), tempfile.TemporaryDirectory(prefix="sphere-tasks-") as cache:
         from lm_eval.evaluator import evaluate
         from lm_eval.models.huggingface import HFLM
 
-        loaded = _load_tasks(tasks, include_path, cache)
+        loaded = _load_tasks(tasks, folders, data or {}, cache)
         for task in loaded.values():
             if num_fewshot is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=num_fewshot or 0)
@@ -80,20 +90,25 @@ _BOOTSTRAP = 100
 """Above 0, so that the harness gives the closed-form standard error of a mean; only other metrics are bootstrapped."""
 
 
-def _load_tasks(tasks: Sequence[str], include_path: Path | None, cache: str) -> dict[str, Any]:
+def _load_tasks(
+    tasks: Sequence[str], folders: list[Path], data: Mapping[str, TaskData], cache: str
+) -> dict[str, Any]:
     """The harness's task objects by name; its own tasks are indexed only if some name is not local."""
     from lm_eval.tasks import TaskManager
 
-    local = TaskManager(include_path=include_path, include_defaults=False).task_index if include_path else {}
+    local = TaskManager(include_path=folders, include_defaults=False).task_index if folders else {}
     foreign = [task for task in tasks if task not in local]
-    manager = TaskManager(include_path=include_path, include_defaults=bool(foreign))
+    manager = TaskManager(include_path=folders, include_defaults=bool(foreign))
     found: dict[str, Any] = {}
     for name in tasks:
         if name not in manager.all_subtasks:
             near = difflib.get_close_matches(name, [*TASK_FAMILIES, *manager.all_subtasks], n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"local ones are {', '.join(sorted(local)) or 'none'}"
             raise InputError(f"unknown general-ability task {name!r}: {hint}")
-        spec = _local_spec(local[name].cfg, local[name].yaml_path.parent, cache) if name in local else name
+        spec: str | dict[str, Any] = name
+        if name in data or name in local:
+            entry = manager.task_index[name]
+            spec = _local_spec({**entry.cfg, **_from_disk(name, entry.cfg, data)}, entry.yaml_path.parent, cache)
         try:
             found.update(manager.load([spec])["tasks"])
         except Exception as error:  # whatever the harness and its data sets raise, down to a missing network
@@ -101,6 +116,16 @@ def _load_tasks(tasks: Sequence[str], include_path: Path | None, cache: str) -> 
             message = f"task {name!r} cannot be loaded ({reason[0]}): check its YAML and that its data are here"
             raise InputError(message) from error
     return found
+
+
+def _from_disk(name: str, config: Mapping[str, Any], data: Mapping[str, TaskData]) -> dict[str, Any]:
+    """What a task's settings become when its dataset is taken from ``data``."""
+    if name not in data:
+        return {}
+    folder, subset = data[name]
+    if config.get("dataset_name") not in (None, subset):
+        raise InputError(f"task {name!r} is of subset {config['dataset_name']!r}, sources.tsv has {subset!r}: set it")
+    return {"dataset_path": str(folder), "dataset_name": subset}
 
 
 def _local_spec(config: dict[str, Any], folder: Path, cache: str) -> dict[str, Any]:

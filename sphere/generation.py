@@ -7,12 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from sphere.artifacts import read_json
 from sphere.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
 from sphere.errors import InputError
 from sphere.models import adapter
@@ -120,6 +123,21 @@ def fit_tfidf(texts: Sequence[str]) -> TfidfVectorizer:
         raise InputError(
             "the reference texts hold no word of two letters or more: check the references file"
         ) from error
+
+
+def read_tfidf(vocabulary: Path, frequencies: Path) -> TfidfVectorizer:
+    """Word weights for ``consistency`` that were published: a JSON object word -> column, and the columns' inverse
+    document frequencies (.npy), as Meng et al. (2022) took them from the reference texts of all of CounterFact."""
+    words = read_json(vocabulary)
+    try:
+        idf = np.load(frequencies, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{frequencies} is no NumPy array ({error}): delete it and fetch it again") from None
+    if not isinstance(words, dict) or idf.shape != (len(words),) or sorted(words.values()) != list(range(len(words))):
+        raise InputError(f"{vocabulary} and {frequencies} do not belong together: fetch both again")
+    vectorizer = TfidfVectorizer(vocabulary=words)
+    vectorizer.idf_ = idf
+    return vectorizer
 
 
 def consistency(tfidf: TfidfVectorizer, generated: Sequence[str], references: Sequence[str]) -> float:

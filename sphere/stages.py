@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from sphere.artifacts import write_csv
 from sphere.config import EditSettings, TaskSettings
 from sphere.contexts import Contexts
 from sphere.data import EditRequest, load_requests
-from sphere.general_ability import evaluate_tasks
-from sphere.generation import GenerationSettings, fit_tfidf
+from sphere.general_ability import TaskData, evaluate_tasks
+from sphere.generation import GenerationSettings, fit_tfidf, read_tfidf
 from sphere.methods import resolve
 from sphere.metrics import evaluate_requests
 from sphere.models import LoadedModel, adapter, load
@@ -92,14 +92,18 @@ def evaluate_states(
     load_settings: Mapping[str, Any],
     references: Path | None,
     generation: GenerationSettings | None,
+    word_weights: tuple[Path, Path] | None = None,
 ) -> None:
     """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
 
-    The word weights of consistency come from the whole stream's reference texts, so that checkpoints compare.
+    The word weights of consistency come from ``word_weights`` (vocabulary and frequencies), or else from the whole
+    stream's reference texts, so that checkpoints compare.
     """
     loaded = load(model, **load_settings)
     requests = load_requests(stream, references=references).requests
-    tfidf = _word_weights(requests) if generation is not None else None
+    tfidf = None
+    if generation is not None:
+        tfidf = read_tfidf(*word_weights) if word_weights else _word_weights(requests)
     for state, out in zip(states or (None,), outs, strict=True):
         upto = len(requests) if state is None else _put(loaded, state)
         frame = evaluate_requests(loaded.model, loaded.tokenizer, requests[:upto], generation=generation, tfidf=tfidf)
@@ -120,7 +124,8 @@ def score_states(
     *,
     load_settings: Mapping[str, Any],
     tasks: TaskSettings,
-    include_path: Path | None,
+    include_paths: Iterable[Path] = (),
+    data: Mapping[str, TaskData] | None = None,
 ) -> None:
     """General ability of each state, one CSV a state; without states, of the unedited model."""
     loaded = load(model, **load_settings)
@@ -131,7 +136,8 @@ def score_states(
             loaded.model,
             loaded.tokenizer,
             list(tasks.names),
-            include_path=include_path,
+            include_paths=include_paths,
+            data=data,
             limit=tasks.limit,
             num_fewshot=tasks.fewshot,
         )

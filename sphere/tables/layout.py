@@ -41,6 +41,10 @@ ABILITY_LABELS = {
     "open_domain_qa": "Open-domain QA",
     "closed_qa": "Closed-domain QA",
     "closed_domain_qa": "Closed-domain QA",
+    "reasoning_zeroshot": "Reasoning, our zero-shot prompt",
+    "nli_zeroshot": "NLI, our zero-shot prompt",
+    "open_domain_qa_zeroshot": "Open-domain QA, our zero-shot prompt",
+    "closed_domain_qa_zeroshot": "Closed-domain QA, our zero-shot prompt",
 }
 
 

@@ -89,6 +89,19 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
         lambda d: d["datasets"].update(mine={"source": "download", "item": "multi_conterfact"}),
         ["datasets.mine.item", "did you mean 'multi_counterfact'?"],
     ),
+    (
+        STUDY,
+        lambda d: d["datasets"].update(mine={"source": "download", "item": "gsm8k"}),
+        ["datasets.mine.item: 'gsm8k' is not a file of sources.tsv"],
+    ),
+    (
+        STUDY,
+        lambda d: d["datasets"]["zsre"].update(word_weights=["a", "b"]),
+        ["datasets.zsre", "word_weights need references"],
+    ),
+    (STUDY, lambda d: d.update(corpus={"item": "wikipedai"}), ["corpus.item", "did you mean 'wikipedia'?"]),
+    (STUDY, lambda d: d["tasks"].update(names=["sphere_rte_zeroshto"]), ["did you mean 'sphere_rte_zeroshot'?"]),
+    (STUDY, lambda d: d["tasks"].update(names=["gsm8"]), ["unknown task 'gsm8': did you mean 'gsm8k'?"]),
     (STUDY, lambda d: d["tasks"].update(names=["world_nil"]), ["task 'world_nil'", "did you mean 'world_nli'?"]),
     (STUDY, lambda d: d.pop("world"), ["datasets.counterfact", "needs the study to have a world"]),
     (STUDY, lambda d: d["tuning"].update(edits=1000), ["tuning.edits: 1000 edits", "tuning_people"]),
@@ -103,6 +116,11 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
     (MODEL, lambda d: d.update(dtype="float23"), ["dtype", "did you mean 'float32'?"]),
     (MODEL, lambda d: d["source"].update(kind="wordl"), ["source", "wordl", "'world'"]),
     (MODEL, lambda d: d.update(source={"kind": "path", "path": "gone"}), ["source.path: gone is not a model folder"]),
+    (
+        MODEL,
+        lambda d: d.update(source={"kind": "hub", "id": "Qwen/Qwen2.5-7B"}),
+        ["models/smoke.yaml: source.id", "no model of sources.tsv: did you mean 'Qwen/Qwen2.5-7B-Instruct'?"],
+    ),
     (
         MODEL,
         lambda d: d["methods"]["sphere"].update(rigde=3),
@@ -129,6 +147,88 @@ def test_a_file_that_is_no_settings_is_answered_in_one_line(config: Path) -> Non
         with pytest.raises(InputError, match=part) as caught:
             load_study("bad", root=config)
         assert "\n" not in str(caught.value)
+
+
+TASK = "tasks/sphere_rte_zeroshot.yaml"
+TASK_MISTAKES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
+    (lambda d: d.update(doc_to_txt="x"), "unknown key 'doc_to_txt': did you mean 'doc_to_text'?"),
+    (lambda d: d.update(task="rte2"), "task is 'rte2': make it 'sphere_rte_zeroshot'"),
+    (lambda d: d.update(doc_to_text="{{sentence1}"), "doc_to_text is no Jinja template"),
+    (lambda d: d.pop("validation_split"), "give the split to score"),
+    (lambda d: d.pop("doc_to_choice"), "multiple_choice goes with doc_to_choice"),
+    (lambda d: d.update(metric_list=[{"metric": "f1"}]), "metric_list.0.metric"),
+    (lambda d: d.update(dataset_name="mrpc"), "no dataset of sources.tsv is nyu-mll/glue mrpc: add a row for it"),
+]
+
+
+@pytest.mark.parametrize(("change", "part"), TASK_MISTAKES, ids=[part for _, part in TASK_MISTAKES])
+def test_a_mistake_in_a_task_of_ones_own_stops_the_study(
+    config: Path, refusal: Change, change: Callable[[dict[str, Any]], Any], part: str
+) -> None:
+    study = config / STUDY
+    study.write_text(study.read_text().replace("[world_reasoning,", "[sphere_rte_zeroshot,"))
+    line = refusal(TASK, change)
+    assert "sphere_rte_zeroshot.yaml: " in line
+    assert part in line
+    assert "\n" not in line
+
+
+def test_every_task_of_the_repository_is_valid_and_asks_from_a_source() -> None:
+    names = [path.stem for path in (ROOT / "config" / "tasks").glob("*.yaml")]
+    study = load_study("paper", root=ROOT / "config")
+    assert set(names) == set(study.task_files)
+    assert {task: row.name for task, row in study.task_data().items()} == {
+        **{name: name for name in ("gsm8k", "rte", "nq_open", "boolq")},
+        "sphere_gsm8k_zeroshot": "gsm8k",
+        "sphere_rte_zeroshot": "rte",
+        "sphere_boolq_zeroshot": "boolq",
+        "sphere_nq_zeroshot": "nq_passages",
+    }
+
+
+@pytest.mark.parametrize(
+    ("places", "part"),
+    [
+        ({"counterfcat": "x"}, "'counterfcat' is not a row of .*: did you mean 'counterfact'?"),
+        ({"counterfact": "gone.json"}, "config: sources.counterfact: gone.json is not there"),
+        ({"rte": "gone"}, "sources.rte: README.md is not there in gone, the dataset's folder as the hub has it"),
+        ("mine", "sources: 'mine' is no mapping"),
+    ],
+    ids=["name", "file", "folder", "kind"],
+)
+def test_a_place_that_cannot_stand_for_a_source_is_answered_in_one_line(places: Any, part: str) -> None:
+    with pytest.raises(InputError, match=part) as caught:
+        load_study("smoke", root=ROOT / "config", places=places)
+    assert "\n" not in str(caught.value)
+
+
+def test_places_stand_for_sources(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    study = load_study("paper", root=ROOT / "config", places={"llama3-8b-instruct": str(tmp_path / "model")})
+    rows = {name: study.model_source(model) for name, model in study.models.items()}
+    assert {name: row and row.path for name, row in rows.items()} == {
+        "llama3-8b-instruct": tmp_path / "model",
+        "qwen2.5-7b-instruct": None,
+    }
+
+
+SOURCE_MISTAKES = [
+    ("multi_counterfact\tfile", "counterfact\tfile", "two rows are called 'counterfact'"),
+    ("rte\tdataset", "rte\tdatset", "sources.tsv: rte: kind"),
+    ("https://rome.baulab.info/data/dsets/idf.npy", "rome.baulab.info/idf.npy", "tfidf_idf: url: |is not an address"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "part"), SOURCE_MISTAKES, ids=[part for *_, part in SOURCE_MISTAKES])
+def test_a_mistake_in_the_sources_is_answered_in_one_line(config: Path, old: str, new: str, part: str) -> None:
+    path = config / "sources.tsv"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(InputError, match=part) as caught:
+        load_study("smoke", root=config)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_study_that_is_not_there_is_answered_with_the_nearest(config: Path) -> None:

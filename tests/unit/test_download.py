@@ -1,61 +1,405 @@
-"""Downloads: what is checked before a file is taken. No network: the URLs are of local files."""
+"""Downloads from servers of the test's own: what goes wrong on the way, what is taken up, what is refused."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
-from sphere.config import Download, PathSource, load_downloads
-from sphere.download import fetch, fetch_model
+from sphere import download
+from sphere.config import Source, load_sources
+from sphere.download import extract_corpus, fetch, fetch_snapshot
 from sphere.errors import InputError
 
-CONTENT = b'[{"case_id": 1}]'
+ROOT = Path(__file__).resolve().parents[2]
+CONTENT = bytes(range(256)) * 1000
 SHA = hashlib.sha256(CONTENT).hexdigest()
+CUT = f"bytes={download.BLOCK}-"
+"""What is asked for after a cut within the second block."""
 
 
-def source(tmp_path: Path, *, length: int | None = len(CONTENT), sha256: str | None = SHA) -> Download:
-    path = tmp_path / "served.json"
-    path.write_bytes(CONTENT)
-    return Download(name="served", url=path.as_uri(), revision="1", bytes=length, sha256=sha256, licence="MIT")
+@dataclass
+class Server:
+    """Serves ``content``; ``script`` says how it misbehaves, one entry a request, and after that it behaves."""
+
+    content: bytes = CONTENT
+    etag: str | None = '"first"'
+    ranges: bool = True
+    script: list[int | str] = field(default_factory=list)
+    asked: list[str | None] = field(default_factory=list)
+    """The Range header of every request."""
+    address: str = ""
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        wanted = request.headers.get("Range")
+        self.asked.append(wanted)
+        trouble = self.script.pop(0) if self.script else None
+        if isinstance(trouble, int):
+            request.send_error(trouble)
+            return
+        begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
+        if begin >= len(self.content):
+            request.send_error(416)
+            return
+        request.send_response(206 if begin else 200)
+        if self.etag:
+            request.send_header("ETag", self.etag)
+        request.send_header("Content-Length", str(len(self.content) - begin))
+        request.end_headers()
+        end = begin + 3 * download.BLOCK // 2 if trouble == "cut" else None
+        request.wfile.write(self.content[begin:end])
 
 
-def test_a_download_with_the_recorded_length_and_checksum_is_taken(tmp_path: Path) -> None:
-    fetch(source(tmp_path), tmp_path / "out.json")
-    assert (tmp_path / "out.json").read_bytes() == CONTENT
+@contextmanager
+def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """A server on this machine that ``answer`` speaks for; yields its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_HEAD = do_GET  # noqa: N815 (http.server's name)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{http.server_port}"
+    http.shutdown()
+    http.server_close()
 
 
-def test_an_unknown_checksum_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fetch(source(tmp_path, length=None, sha256=None), tmp_path / "out.json")
-    assert SHA in capsys.readouterr().out
+@pytest.fixture
+def server() -> Iterator[Server]:
+    served = Server()
+    with serving(served.answer) as address:
+        served.address = f"{address}/data.json"
+        yield served
 
 
-@pytest.mark.parametrize(("length", "sha256", "part"), [(3, SHA, "16 bytes"), (16, "0" * 64, SHA)])
-def test_another_file_than_the_recorded_one_is_refused(tmp_path: Path, length: int, sha256: str, part: str) -> None:
-    with pytest.raises(InputError, match=part):
-        fetch(source(tmp_path, length=length, sha256=sha256), tmp_path / "out.json")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["served.json"]
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PAUSE", 0.001)
 
 
-def test_a_url_that_does_not_answer_is_one_line(tmp_path: Path) -> None:
-    gone = source(tmp_path).model_copy(update={"url": (tmp_path / "gone").as_uri()})
-    with pytest.raises(InputError, match="cannot be downloaded") as caught:
-        fetch(gone, tmp_path / "out.json")
+def source(url: str, **changes: Any) -> Source:
+    known = {"bytes": len(CONTENT), "sha256": SHA} if "path" not in changes else {}
+    return Source(**{"name": "data", "kind": "file", "url": url, "revision": "1", "licence": "MIT", **known, **changes})
+
+
+@pytest.fixture
+def get(server: Server, tmp_path: Path) -> Callable[..., bytes]:
+    """Fetch from the server into ``results``; returns what came, having seen that nothing else is left there."""
+
+    def run(**changes: Any) -> bytes:
+        out = tmp_path / "results" / "data.json"
+        fetch(source(**{"url": server.address, **changes}), out, tmp_path / "locks")
+        assert [path.name for path in out.parent.iterdir()] == ["data.json"]
+        return out.read_bytes()
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("script", "asked"),
+    [
+        ([], [None]),
+        ([503], [None, None]),
+        ([429, 500, "cut", 502], [None, None, None, CUT, CUT]),
+        (["cut", "cut"], [None, CUT, f"bytes={2 * download.BLOCK}-"]),
+    ],
+    ids=["well-behaved", "503-then-fine", "every trouble", "two cuts"],
+)
+def test_a_troubled_download_ends_well(
+    get: Callable[..., bytes], server: Server, script: list[int | str], asked: list[str | None]
+) -> None:
+    server.script = script
+    assert get() == CONTENT
+    assert server.asked == asked
+
+
+def test_a_server_without_ranges_is_read_from_the_start_again(get: Callable[..., bytes], server: Server) -> None:
+    server.script, server.ranges = ["cut"], False
+    assert get() == CONTENT
+    assert server.asked == [None, CUT]
+
+
+@pytest.mark.parametrize("etag", ['"second"', None], ids=["another version", "no version told"])
+def test_two_versions_are_never_spliced(get: Callable[..., bytes], server: Server, etag: str | None) -> None:
+    server.script, server.etag = ["cut"] * download.ATTEMPTS, etag and '"first"'
+    server.content = CONTENT[::-1] * 10
+    with pytest.raises(InputError, match="cannot be downloaded"):
+        get()
+    server.content, server.etag = CONTENT, etag
+    assert get() == CONTENT
+
+
+def test_a_later_call_goes_on_where_an_earlier_one_gave_up(
+    get: Callable[..., bytes], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    server.script = ["cut"]
+    with pytest.raises(InputError, match=r"cannot be downloaded \(.*, 1 times\): run again later") as caught:
+        get()
+    assert "\n" not in str(caught.value)
+    assert get() == CONTENT
+    assert server.asked == [None, CUT]
+
+
+def test_a_whole_part_of_the_file_is_no_trap(get: Callable[..., bytes], server: Server, tmp_path: Path) -> None:
+    """A call that was killed between the last byte and the renaming left all of it."""
+    name = hashlib.sha256(b'"first"').hexdigest()[: download.SHORT]
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / f".data.json.{name}.part").write_bytes(CONTENT)
+    assert get() == CONTENT
+
+
+def test_a_file_that_is_not_there_is_not_asked_for_again(get: Callable[..., bytes], server: Server) -> None:
+    server.script = [404]
+    with pytest.raises(InputError, match=r"cannot be downloaded \(404 Not Found\): check its row of sources.tsv"):
+        get()
+    assert server.asked == [None]
+
+
+@pytest.mark.parametrize(("key", "value", "part"), [("bytes", 3, "256000 bytes"), ("sha256", "0" * 64, SHA)])
+def test_another_file_than_the_recorded_one_is_refused(
+    get: Callable[..., bytes], tmp_path: Path, key: str, value: Any, part: str
+) -> None:
+    with pytest.raises(InputError, match=rf"{part}.*sources.tsv has {value} for 'data'") as caught:
+        get(**{key: value})
+    assert "\n" not in str(caught.value)
+    assert not any((tmp_path / "results").iterdir())
+
+
+def test_a_server_that_does_not_answer_is_one_line(get: Callable[..., bytes], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        with pytest.raises(InputError, match="6 times") as caught:
+            get(url=f"http://127.0.0.1:{taken.getsockname()[1]}/data.json")
     assert "\n" not in str(caught.value)
 
 
-def test_the_list_of_downloads_is_valid_and_licensed() -> None:
-    downloads = load_downloads(Path(__file__).resolve().parents[2] / "config" / "sources.tsv")
-    assert {"counterfact", "multi_counterfact", "zsre_mend_eval"} <= downloads.keys()
-    assert downloads["counterfact"].bytes == 45_108_470
-    assert all(each.url.startswith("https://") and each.licence for each in downloads.values())
+def test_no_room_is_said_before_the_first_byte(
+    get: Callable[..., bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))  # type: ignore[attr-defined]
+    with pytest.raises(InputError, match=r"data\.json needs 0 MB more, .* has room for 0 MB: free some"):
+        get()
+    assert not any((tmp_path / "results").iterdir())
 
 
-def test_a_model_folder_of_ones_own_is_linked(tmp_path: Path) -> None:
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    fetch_model(PathSource(kind="path", path=folder), tmp_path / "model")
-    assert (tmp_path / "model" / "config.json").read_text() == "{}"
+def test_a_disk_that_fills_up_is_one_line(get: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"needs more, .*: free some, or set results=ELSEWHERE"):
+        get()
+
+
+def test_what_nobody_published_is_recorded_once_and_asked_for_ever_after(
+    get: Callable[..., bytes], server: Server, tmp_path: Path
+) -> None:
+    unknown: dict[str, Any] = {"bytes": None, "sha256": None}
+    assert get(**unknown) == CONTENT
+    lock = tmp_path / "locks" / "data.json"
+    assert json.loads(lock.read_text()) == {"url": server.address, "revision": "1", "bytes": 256000, "sha256": SHA}
+    assert get(**unknown) == CONTENT
+    server.content = b"tampered"
+    with pytest.raises(InputError, match=rf"has 8 bytes, {lock} has 256000"):
+        get(**unknown)
+    with pytest.raises(InputError, match=r"is of revision 1, sources.tsv has 2: delete it to take the new one"):
+        get(**unknown, revision="2")
+
+
+def test_a_file_of_ones_own_is_linked_and_checked(tmp_path: Path) -> None:
+    own, out = tmp_path / "own.json", tmp_path / "results" / "data.json"
+    own.write_bytes(CONTENT)
+    fetch(source("https://nowhere.invalid/x.json", path=own, sha256=SHA), out, tmp_path / "locks")
+    assert out.is_symlink()
+    assert out.read_bytes() == CONTENT
+    own.write_bytes(b"other")
+    with pytest.raises(InputError, match=r"own\.json has .* as sha256"):
+        fetch(source("https://nowhere.invalid/x.json", path=own, sha256=SHA), out, tmp_path / "locks")
+
+
+def test_the_list_of_sources_is_valid_and_pinned() -> None:
+    sources = load_sources(ROOT / "config" / "sources.tsv")
+    assert {"counterfact", "multi_counterfact", "zsre_mend_eval", "zsre_mend_train"} <= sources.keys()
+    assert sources["counterfact"].bytes == 45_108_470
+    assert all(each.licence and each.revision for each in sources.values())
+    unpinned = {each.name for each in sources.values() if each.kind != "file" and len(each.revision) != 40}
+    assert unpinned == {"nq_passages"}
+    assert all(each.sha256 or "checksum" in str(each.note) for each in sources.values() if each.kind == "file")
+
+
+# ------------------------------------------------------------------------------------------------------ corpus
+
+
+def test_a_corpus_comes_from_parquet_or_text(tmp_path: Path) -> None:
+    texts = ["One.\n\nStill one.", "", "Two: 東京."]
+    parquet.write_table(pyarrow.table({"id": [1, 2, 3], "text": texts}), tmp_path / "a.parquet")
+    (tmp_path / "a.txt").write_text("One.\nStill one.\n\n\n \nTwo: 東京.", encoding="utf-8")
+    for name in ("a.parquet", "a.txt"):
+        extract_corpus(tmp_path / name, tmp_path / "out.txt", column="text", documents=2)
+        assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "One.\nStill one.\n\nTwo: 東京.\n\n"
+    with pytest.raises(InputError, match=r"has 2 texts, statistics.documents asks for 3: lower it"):
+        extract_corpus(tmp_path / "a.parquet", tmp_path / "more.txt", column="text", documents=3)
+    assert not (tmp_path / "more.txt").exists()
+    with pytest.raises(InputError, match=r"no column 'body': set corpus\.column to one of id, text"):
+        extract_corpus(tmp_path / "a.parquet", tmp_path / "out.txt", column="body", documents=2)
+    (tmp_path / "half.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:100])
+    with pytest.raises(InputError, match=r"half\.parquet is no parquet file"):
+        extract_corpus(tmp_path / "half.parquet", tmp_path / "out.txt", column="text", documents=2)
+
+
+# --------------------------------------------------------------------------------------------------------- hub
+
+COMMITS = {"main": "a" * 40, "later": "b" * 40}
+TOKEN = "hf_" + "s" * 34
+
+
+@dataclass
+class Hub:
+    """A Hugging Face hub with one dataset; ``main`` is what its branch points to."""
+
+    files: dict[str, bytes]
+    main: str = COMMITS["main"]
+    gated: bool = False
+    tokens: list[str | None] = field(default_factory=list)
+    address: str = ""
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        self.tokens.append(request.headers.get("Authorization"))
+        path = request.path.partition("?")[0]
+        listing = [{"type": "file", "path": name, "size": len(data), "oid": "0" * 40,
+                    "lfs": {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 1}}
+                   for name, data in self.files.items()]  # fmt: skip
+        if self.gated:
+            return self.send(request, 403, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Restricted"})
+        if "/revision/" in path:
+            return self.send(request, 200, json.dumps({"id": "a/b", "sha": self.main, "siblings": []}).encode(), {})
+        if "/tree/" in path:
+            return self.send(request, 200, json.dumps(listing).encode(), {})
+        _, _, rest = path.partition("/resolve/")
+        commit, _, name = rest.partition("/")
+        if name not in self.files:
+            return self.send(request, 404, b"", {})
+        data = self.files[name]
+        sha = hashlib.sha256(data).hexdigest()
+        return self.send(request, 200, data, {"ETag": f'"{sha}"', "X-Linked-Etag": f'"{sha}"', "X-Repo-Commit": commit})
+
+    def send(self, request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str]) -> None:
+        request.send_response(status)
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            request.send_header(key, value)
+        request.end_headers()
+        if request.command == "GET":
+            request.wfile.write(body)
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    served = Hub({"README.md": b"---\n---\n", "rte/test.jsonl": b'{"a": 1}\n', "other/test.jsonl": b"{}\n"})
+
+    with serving(served.answer) as served.address:
+        yield served
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from sphere.config import Source
+from sphere.download import fetch_snapshot
+from sphere.errors import InputError
+row = Source(name="rte", kind="dataset", url="a/b", subset="rte", revision="main", licence="MIT")
+try:
+    fetch_snapshot(row, Path(sys.argv[1]), Path("locks"))
+except InputError as error:
+    print(f"error: {error}")
+"""
+
+
+def from_hub(hub: Hub, folder: Path, out: str, **environment: str) -> str:
+    """What a process of its own prints that fetches the dataset: the client reads its environment at the start."""
+    settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hub"), "HF_TOKEN": TOKEN}
+    settings |= {"PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "-c", PROGRAM, out]
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=True
+    )
+    assert TOKEN not in done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_snapshot_is_recorded_with_its_commit_which_is_taken_ever_after(hub: Hub, tmp_path: Path) -> None:
+    assert f"2 files of a/b at {COMMITS['main']}" in from_hub(hub, tmp_path, "one")
+    assert (tmp_path / "one" / "rte" / "test.jsonl").read_bytes() == hub.files["rte/test.jsonl"]
+    assert not (tmp_path / "one" / "other").exists()
+    assert f"Bearer {TOKEN}" in hub.tokens
+    lock = json.loads((tmp_path / "locks" / "rte.json").read_text())
+    assert (lock["commit"], lock["revision"]) == (COMMITS["main"], "main")
+    assert set(lock["files"]) == {"README.md", "rte/test.jsonl"}
+    hub.main = COMMITS["later"]
+    assert COMMITS["main"] in from_hub(hub, tmp_path, "two")
+    asked = len(hub.tokens)
+    assert COMMITS["main"] in from_hub(hub, tmp_path, "three", HF_HUB_OFFLINE="1")
+    assert len(hub.tokens) == asked, "offline, nothing is asked"
+
+
+def test_a_changed_snapshot_is_refused(hub: Hub, tmp_path: Path) -> None:
+    from_hub(hub, tmp_path, "one")
+    (tmp_path / "one" / "README.md").resolve().write_bytes(b"tampered")
+    line = from_hub(hub, tmp_path, "two")
+    assert line.startswith("error: ")
+    assert "README.md has sha256" in line
+
+
+@pytest.mark.parametrize(
+    ("gated", "environment", "part"),
+    [
+        (True, {}, "accept its licence at https://huggingface.co/a/b and set HF_TOKEN"),
+        (False, {"HF_HUB_OFFLINE": "1"}, "fetch it once without HF_HUB_OFFLINE, or name a copy of yours under sources"),
+    ],
+    ids=["gated", "offline and not in the cache"],
+)
+def test_a_snapshot_that_cannot_be_had_is_one_line(
+    hub: Hub, tmp_path: Path, gated: bool, environment: dict[str, str], part: str
+) -> None:
+    hub.gated = gated
+    output = from_hub(hub, tmp_path, "out", **environment)
+    assert output.startswith("error: a/b at main cannot be downloaded (")
+    assert part in output
+    assert output.count("\n") == 1
+    assert not (tmp_path / "locks").exists()
+
+
+def test_a_folder_of_ones_own_is_linked_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("network was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    (tmp_path / "mine" / ".cache").mkdir(parents=True)
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    row = source("org/model", kind="model", path=tmp_path / "mine")
+    fetch_snapshot(row, tmp_path / "model", tmp_path / "locks")
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
     assert (tmp_path / "model" / "config.json").is_symlink()

@@ -6,14 +6,18 @@ import json
 import math
 import random
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from sphere.config import load_study
 from sphere.errors import InputError
-from sphere.general_ability import COLUMNS, TASK_FAMILIES, evaluate_tasks
+from sphere.general_ability import COLUMNS, TASK_FAMILIES, _isolated, _load_tasks, evaluate_tasks
+
+ROOT = Path(__file__).resolve().parents[2]
 
 ITEMS = [
     {"text": "The capital of France is", "choices": ["Paris", "London", "New York City"], "label": 0},
@@ -75,7 +79,7 @@ def most_likely(model, tokenizer, item):
 def test_accuracy_of_local_tasks_is_what_the_likelihoods_say(tasks, tiny_model, tiny_tokenizer, no_network, capfd):
     tokenizer = tiny_tokenizer(False)
     model = tiny_model("llama", len(tokenizer))
-    frame = evaluate_tasks(model, tokenizer, ["world_nli", "other"], include_path=tasks, batch_size=2)
+    frame = evaluate_tasks(model, tokenizer, ["world_nli", "other"], include_paths=[tasks], batch_size=2)
     right = [most_likely(model, tokenizer, item) == item["label"] for item in ITEMS]
     share = sum(right) / len(right)
     assert tuple(frame.columns) == COLUMNS
@@ -93,7 +97,7 @@ def test_nothing_of_the_callers_is_changed(tasks, tiny_model, tiny_tokenizer):
     model = tiny_model("llama", len(tokenizer))
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
-    evaluate_tasks(model, tokenizer, ["other"], include_path=tasks, limit=2)
+    evaluate_tasks(model, tokenizer, ["other"], include_paths=[tasks], limit=2)
     assert tokenizer.pad_token is None
     assert torch.equal(state[0], torch.get_rng_state())
     assert state[1:] == (np.random.get_state()[1].tolist(), random.getstate())
@@ -103,17 +107,17 @@ def test_nothing_of_the_callers_is_changed(tasks, tiny_model, tiny_tokenizer):
 def test_local_tasks_leave_nothing_in_the_users_cache(tasks, tmp_path, tiny_model, tiny_tokenizer, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     tokenizer = tiny_tokenizer(True)
-    evaluate_tasks(tiny_model("llama", len(tokenizer)), tokenizer, ["other"], include_path=tasks, limit=1)
+    evaluate_tasks(tiny_model("llama", len(tokenizer)), tokenizer, ["other"], include_paths=[tasks], limit=1)
     assert not (tmp_path / "cache").exists()
 
 
 def test_limit_and_few_shots(tasks, tiny_model, tiny_tokenizer):
     tokenizer = tiny_tokenizer(True)
     model = tiny_model("llama", len(tokenizer))
-    frame = evaluate_tasks(model, tokenizer, ["other"], include_path=tasks, limit=1)
+    frame = evaluate_tasks(model, tokenizer, ["other"], include_paths=[tasks], limit=1)
     assert frame["n"].tolist() == [1]
     assert frame["stderr"].isna().all()
-    shots = [evaluate_tasks(model, tokenizer, ["other"], include_path=tasks, num_fewshot=1, seed=s) for s in (3, 3)]
+    shots = [evaluate_tasks(model, tokenizer, ["other"], include_paths=[tasks], num_fewshot=1, seed=s) for s in (3, 3)]
     assert shots[0].equals(shots[1])
 
 
@@ -130,27 +134,114 @@ def test_exact_match_of_a_generation_task(tasks, tiny_model, tiny_tokenizer):
         generation_kwargs={"until": ["\n"], "max_gen_toks": 4, "do_sample": False},
         metric_list=[{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     )
-    (row,) = evaluate_tasks(model, tokenizer, ["free"], include_path=tasks).to_dict("records")
+    (row,) = evaluate_tasks(model, tokenizer, ["free"], include_paths=[tasks]).to_dict("records")
     assert (row["metric"], row["value"], row["n"]) == ("exact_match", 0, 5)
 
 
-def test_the_papers_four_abilities_have_two_tasks_each():
+def test_the_papers_four_abilities_have_two_tasks_each_and_ours_stand_apart():
     families = list(TASK_FAMILIES.values())
+    abilities = ("reasoning", "nli", "open_domain_qa", "closed_domain_qa")
     assert {family: families.count(family) for family in families} == {
-        "reasoning": 2,
-        "nli": 2,
-        "open_domain_qa": 2,
-        "closed_domain_qa": 2,
+        **dict.fromkeys(abilities, 2),
+        **{f"{ability}_zeroshot": 1 for ability in abilities},
     }
+
+
+# Two rows of each dataset that the paper's tasks ask from, in its own schema.
+HUB_DATA = {
+    "gsm8k": [
+        {"question": "Ann has 2 eggs and buys 3. How many?", "answer": "2 + 3 = <<2+3=5>>5.\n#### 5"},
+        {"question": "And 1,000 more?", "answer": "5 + 1000 = 1005.\n#### 1,005"},
+    ],
+    "rte": [
+        {"sentence1": "Ada lives in London.", "sentence2": "Ada lives in a city.", "label": 0, "idx": 0},
+        {"sentence1": "Emil lives in Prague.", "sentence2": "Emil is a violin.", "label": 1, "idx": 1},
+    ],
+    "nq_open": [
+        {"question": "who lives in london", "answer": ["Ada", "Ada Lovelace"]},
+        {"question": "who lives in prague", "answer": ["Emil"]},
+    ],
+    "boolq": [
+        {"question": "is london a city", "passage": "London is the capital.", "idx": 0, "label": 1},
+        {"question": "is prague a violin", "passage": "Prague is a city.", "idx": 1, "label": 0},
+    ],
+    "nq_passages": [
+        {"context": "Ada King lives in London.", "question": "who lives in london", "answers": ["Ada", "Ada King"]},
+        {"context": "Emil lives in Prague.", "question": "who lives in prague", "answers": ["Emil"]},
+    ],
+}
+
+
+@pytest.fixture
+def hub_data(tmp_path):
+    """Task of the paper study -> its dataset in a folder as the hub has it; only the subset asked for is there."""
+    study = load_study("paper", root=ROOT / "config")
+    found = {}
+    for task, row in study.task_data().items():
+        folder, subset = tmp_path / row.name, row.subset or "default"
+        folder.mkdir(exist_ok=True)
+        lines = "".join(json.dumps(item) + "\n" for item in HUB_DATA[row.name])
+        splits = ("train", "test") if row.name == "gsm8k" else ("train", "validation")
+        for split in splits:
+            (folder / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+        files = [{"split": split, "path": f"{split}.jsonl"} for split in splits]
+        absent = {"config_name": "absent", "data_files": [{"split": "train", "path": "absent/*.parquet"}]}
+        card = yaml.safe_dump({"configs": [{"config_name": subset, "data_files": files}, absent]})
+        (folder / "README.md").write_text(f"---\n{card}---\n", encoding="utf-8")
+        found[task] = (folder, row.subset)
+    return found
+
+
+def test_the_papers_tasks_ask_from_folders_without_a_network(hub_data, tiny_model, tiny_tokenizer, no_network):
+    """The harness's four and ours, all through the harness, over the datasets' own schemas."""
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    model.config.max_position_embeddings = 512  # gsm8k asks for up to 256 tokens
+    frame = evaluate_tasks(
+        model, tokenizer, list(hub_data), include_paths=[ROOT / "config" / "tasks"], data=hub_data, num_fewshot=0
+    )
+    assert frame["task"].tolist() == list(hub_data)
+    assert frame["n"].tolist() == [2] * 8
+    assert frame["value"].between(0, 1).all()
+    assert set(frame["metric"]) == {"acc", "exact_match"}
+    folder, _ = hub_data["rte"]
+    with pytest.raises(InputError, match=r"task 'rte' is of subset 'rte', sources.tsv has 'mrpc'"):
+        evaluate_tasks(model, tokenizer, ["rte"], data={"rte": (folder, "mrpc")})
+
+
+def test_our_prompts_say_what_the_papers_said(hub_data):
+    """Rationale in the prompt, passage first, and every answer that the metric is to take."""
+    names = [name for name in hub_data if name.startswith("sphere_")]
+    with _isolated():
+        loaded = _load_tasks(names, [ROOT / "config" / "tasks"], hub_data, str(hub_data["rte"][0]))
+    asked = {}
+    for name, task in loaded.items():
+        doc = task.eval_docs[0]
+        asked[name] = (task.doc_to_text(doc), task.doc_to_target(doc), task.config.doc_to_choice)
+    assert asked["sphere_gsm8k_zeroshot"] == (
+        "Question: Ann has 2 eggs and buys 3. How many?\nReasoning: 2 + 3 = <<2+3=5>>5.\nThe answer is", "5", None
+    )  # fmt: skip
+    assert asked["sphere_rte_zeroshot"][1:] == (0, ["True", "False"])
+    assert asked["sphere_boolq_zeroshot"][1:] == (1, ["No", "Yes"])
+    assert asked["sphere_nq_zeroshot"][:2] == (
+        "Ada King lives in London.\nQuestion: who lives in london?\nAnswer:", ["Ada", "Ada King"]
+    )  # fmt: skip
+    for name, answers in {
+        "sphere_gsm8k_zeroshot": {" 5.": 1, " $5": 1, " 6": 0},
+        "sphere_nq_zeroshot": {" Ada": 1, " the ada king.": 1, " Emil": 0},
+    }.items():
+        doc = loaded[name].eval_docs[0]
+        scores = {answer: loaded[name].process_results(doc, [answer])["exact_match"] for answer in answers}
+        assert scores == answers
 
 
 def test_an_unknown_task_gets_a_suggestion(tasks, tiny_model, tiny_tokenizer):
     tokenizer = tiny_tokenizer(True)
     model = tiny_model("llama", len(tokenizer))
     with pytest.raises(InputError, match="unknown general-ability task 'world_nil': did you mean 'world_nli'"):
-        evaluate_tasks(model, tokenizer, ["world_nil"], include_path=tasks)
+        evaluate_tasks(model, tokenizer, ["world_nil"], include_paths=[tasks])
     with pytest.raises(InputError, match="no general-ability task"):
-        evaluate_tasks(model, tokenizer, [], include_path=tasks)
+        evaluate_tasks(model, tokenizer, [], include_paths=[tasks])
 
 
 def test_unusable_tasks_are_named_in_one_line(tasks, tiny_model, tiny_tokenizer):
@@ -158,10 +249,10 @@ def test_unusable_tasks_are_named_in_one_line(tasks, tiny_model, tiny_tokenizer)
     model = tiny_model("llama", len(tokenizer))
     write_task(tasks, "lost", {"test": "nowhere.jsonl"})
     with pytest.raises(InputError, match="task 'lost' cannot be loaded") as caught:
-        evaluate_tasks(model, tokenizer, ["lost"], include_path=tasks)
+        evaluate_tasks(model, tokenizer, ["lost"], include_paths=[tasks])
     assert "\n" not in str(caught.value)
     write_task(tasks, "odd", {"test": "odd.jsonl"}, metric_list=[{"metric": "acc_norm"}])
     with pytest.raises(InputError, match="'odd' reports none of acc, exact_match"):
-        evaluate_tasks(model, tokenizer, ["odd"], include_path=tasks)
+        evaluate_tasks(model, tokenizer, ["odd"], include_paths=[tasks])
     with pytest.raises(InputError, match="not a folder"):
-        evaluate_tasks(model, tokenizer, ["lost"], include_path=tasks / "no")
+        evaluate_tasks(model, tokenizer, ["lost"], include_paths=[tasks / "no"])

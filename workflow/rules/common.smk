@@ -7,19 +7,20 @@ from sphere.config import WorldSource, load_study
 from sphere.errors import InputError
 from sphere.methods import nearest
 
-KEYS = ("study", "results")
+KEYS = ("study", "results", "sources")
 
 for key in config:
     if key not in KEYS:
         sys.exit(f"error: --config or config.yaml: unknown key {key!r}{nearest(key, KEYS)}")
 
 try:
-    WHOLE = load_study(str(config["study"]))
+    WHOLE = load_study(str(config["study"]), places=config.get("sources"))
 except InputError as error:
     sys.exit(f"error: {error}")
 
 STUDY = WHOLE.study
 MODELS = WHOLE.models
+FILES = {row.file_name: row for row in WHOLE.sources.values() if row.kind == "file"}
 PRE_EDITED = "pre-edited"
 STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
 
@@ -47,7 +48,8 @@ wildcard_constraints:
     method=alternatives(STUDY.methods),
     seed=alternatives(STUDY.seeds),
     edits=alternatives(STUDY.checkpoints),
-    item=alternatives(WHOLE.downloads),
+    file=alternatives(FILES),
+    item=alternatives(name for name, row in WHOLE.sources.items() if row.kind == "dataset"),
 
 
 def of_model(get):
@@ -69,22 +71,27 @@ def gpus(wildcards):
     return MODELS[wildcards.model].resources.gpu
 
 
-def dataset_file(wildcards):
-    """The file a dataset's records come from."""
-    dataset = STUDY.datasets[wildcards.dataset]
-    if dataset.source == "world":
-        return f"<study>/world/{wildcards.dataset}.json"
-    return str(dataset.path) if dataset.source == "path" else f"<results>/downloads/{dataset.item}.json"
+def downloaded(name):
+    """The file, or folder of a dataset, that a row of sources.tsv becomes."""
+    return f"<results>/downloads/{WHOLE.sources[name].file_name}"
 
 
-def references(wildcards):
-    """The file with a dataset's reference texts, or none."""
-    dataset = STUDY.datasets[wildcards.dataset]
-    if dataset.source == "world":
-        return "<study>/world/references.json"
-    if dataset.references is None:
-        return []
-    return dataset.references if dataset.source == "path" else f"<results>/downloads/{dataset.references}.json"
+def of_dataset(*keys, world=()):
+    """A function of the wildcards: the files that the job's dataset has under ``keys``, or the ``world``'s."""
+
+    def find(wildcards):
+        dataset = STUDY.datasets[wildcards.dataset]
+        if dataset.source == "world":
+            return [path.format(**wildcards) for path in world]
+        found = [dataset.files[key] for key in keys if key in dataset.files]
+        return found if dataset.source == "path" else [downloaded(name) for name in found]
+
+    return find
+
+
+def sourced(row):
+    """A row of sources.tsv as a job sees it; its note is for people."""
+    return row.model_dump(mode="json", exclude={"note"})
 
 
 def own(*names):

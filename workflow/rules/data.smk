@@ -1,7 +1,7 @@
 # The world, downloads, and the edit streams drawn from a dataset.
 localrules:
     download,
-    fetch_corpus,
+    fetch_dataset,
 
 
 rule world:
@@ -34,13 +34,14 @@ rule world:
 
 rule download:
     output:
-        file=ensure("<results>/downloads/{item}.json", non_empty=True),
+        file=ensure("<results>/downloads/{file}", non_empty=True),
     params:
-        source=lambda wildcards: WHOLE.downloads[wildcards.item].plain(),
+        source=lambda wildcards: sourced(FILES[wildcards.file]),
+        locks=str(WHOLE.locks),
     log:
-        "<results>/downloads/logs/{item}.log",
+        "<results>/downloads/logs/{file}.log",
     benchmark:
-        "<results>/downloads/benchmarks/{item}.tsv"
+        "<results>/downloads/benchmarks/{file}.tsv"
     threads: 1
     resources:
         mem_mb=growing(500),
@@ -48,36 +49,60 @@ rule download:
     conda:
         "../../envs/data.yaml"
     message:
-        "Downloading {wildcards.item}"
+        "Downloading {wildcards.file}"
     script:
         "../scripts/download.py"
 
 
-rule fetch_corpus:
+rule fetch_dataset:
     output:
-        corpus=ensure("<study>/corpus.txt", non_empty=True),
+        folder=directory("<results>/downloads/{item}"),
     params:
-        corpus=STUDY.corpus.plain() if STUDY.corpus else None,
-        documents=max(model.statistics.documents for model in MODELS.values()),
+        source=lambda wildcards: sourced(WHOLE.sources[wildcards.item]),
+        locks=str(WHOLE.locks),
     log:
-        "<logs>/fetch_corpus.log",
+        "<results>/downloads/logs/{item}.log",
     benchmark:
-        "<benchmarks>/fetch_corpus.tsv"
+        "<results>/downloads/benchmarks/{item}.tsv"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(120),
+        mem_mb=growing(1000),
+        runtime=growing(60),
     conda:
         "../../envs/data.yaml"
     message:
-        "Fetching the corpus for key statistics"
+        "Fetching the data of {wildcards.item}"
     script:
-        "../scripts/fetch_corpus.py"
+        "../scripts/fetch_snapshot.py"
+
+
+rule extract_corpus:
+    input:
+        file=downloaded(STUDY.corpus.item) if STUDY.corpus else [],
+    output:
+        corpus=ensure("<study>/corpus.txt", non_empty=True),
+    params:
+        column=STUDY.corpus.column if STUDY.corpus else None,
+        documents=max(model.statistics.documents for model in MODELS.values()),
+    log:
+        "<logs>/extract_corpus.log",
+    benchmark:
+        "<benchmarks>/extract_corpus.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
+    conda:
+        "../../envs/data.yaml"
+    message:
+        "Extracting the corpus for key statistics"
+    script:
+        "../scripts/extract_corpus.py"
 
 
 rule stream:
     input:
-        dataset=dataset_file,
+        dataset=of_dataset("item", "path", world=["<study>/world/{dataset}.json"]),
     output:
         requests="<study>/streams/{dataset}/seed{seed}.json",
         skipped="<study>/streams/{dataset}/seed{seed}_skipped.csv",

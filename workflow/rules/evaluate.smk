@@ -3,13 +3,14 @@ rule evaluate_pre_edited:
     input:
         model="<study>/{model}/model",
         stream=f"<study>/streams/{{dataset}}/seed{STUDY.seeds[0]}.json",
-        references=references,
+        references=of_dataset("references", world=["<study>/world/references.json"]),
+        word_weights=of_dataset("word_weights.0", "word_weights.1"),
     output:
         editing=ensure(f"<study>/{{model}}/{{dataset}}/{PRE_EDITED}/editing.csv", non_empty=True),
     params:
         load=of_model(lambda model: model.load_settings()),
         generation=STUDY.generation.plain() if STUDY.generation else None,
-        sources=own("references"),
+        sources=own("references", "word_weights"),
     log:
         f"<logs>/{{model}}/{{dataset}}/evaluate_{PRE_EDITED}.log",
     benchmark:
@@ -31,7 +32,8 @@ use rule evaluate_pre_edited as evaluate with:
     input:
         model="<study>/{model}/model",
         stream="<study>/streams/{dataset}/seed{seed}.json",
-        references=references,
+        references=of_dataset("references", world=["<study>/world/references.json"]),
+        word_weights=of_dataset("word_weights.0", "word_weights.1"),
         states=evaluated("state.safetensors"),
     output:
         editing=ensure(evaluated("editing.csv"), non_empty=True),

@@ -1,16 +1,22 @@
-# General ability by lm-evaluation-harness.
+# General ability by lm-evaluation-harness, whose data are fetched before: these jobs need no network.
 TASKS_OF_WORLD = "<study>/world/tasks" if STUDY.world else []
+OWN_TASKS = [str(WHOLE.root / "tasks" / f"{name}.yaml") for name in WHOLE.task_files]
+TASK_DATA = WHOLE.task_data()
 
 
 rule ability_pre_edited:
     input:
         model="<study>/{model}/model",
         tasks=TASKS_OF_WORLD,
+        own_tasks=OWN_TASKS,
+        data=[downloaded(row.name) for row in TASK_DATA.values()],
     output:
         ability=ensure(f"<study>/{{model}}/{PRE_EDITED}/general_ability.csv", non_empty=True),
     params:
         load=of_model(lambda model: model.load_settings()),
         tasks=STUDY.tasks.plain() if STUDY.tasks else None,
+        data=[(task, row.subset) for task, row in TASK_DATA.items()],
+        sources=["own_tasks"],
     log:
         f"<logs>/{{model}}/ability_{PRE_EDITED}.log",
     benchmark:
@@ -32,6 +38,8 @@ use rule ability_pre_edited as ability with:
     input:
         model="<study>/{model}/model",
         tasks=TASKS_OF_WORLD,
+        own_tasks=OWN_TASKS,
+        data=[downloaded(row.name) for row in TASK_DATA.values()],
         states=evaluated("state.safetensors"),
     output:
         ability=ensure(evaluated("general_ability.csv"), non_empty=True),

@@ -39,7 +39,8 @@ rule fetch_model:
     output:
         model=directory("<study>/{model}/model"),
     params:
-        source=of_model(lambda model: model.source.plain()),
+        source=of_model(lambda model: sourced(WHOLE.model_source(model))),
+        locks=str(WHOLE.locks),
     log:
         "<logs>/{model}/fetch_model.log",
     benchmark:
@@ -55,4 +56,4 @@ rule fetch_model:
     message:
         "Fetching {wildcards.model}"
     script:
-        "../scripts/fetch_model.py"
+        "../scripts/fetch_snapshot.py"

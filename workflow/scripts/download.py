@@ -1,10 +1,11 @@
-"""Fetch one row of sources.tsv and check it."""
+"""Fetch a file of sources.tsv and check it."""
 
 from pathlib import Path
 
-from sphere.config import Download
+from sphere.config import Source
 from sphere.download import fetch
 from sphere.job import job
 
 with job(snakemake):
-    fetch(Download(**snakemake.params.source), Path(snakemake.output.file))
+    params = snakemake.params
+    fetch(Source(**params.source), Path(snakemake.output.file), Path(params.locks))

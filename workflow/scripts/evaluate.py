@@ -15,6 +15,7 @@ with job(snakemake, sources=snakemake.params.sources):
         Path(files.stream),
         paths(snakemake.output.editing),
         load_settings=snakemake.params.load,
-        references=Path(files.references) if files.references else None,
+        references=next(iter(paths(files.references)), None),
+        word_weights=tuple(paths(files.word_weights)) or None,
         generation=GenerationSettings(**generation) if generation else None,
     )

@@ -5,15 +5,16 @@ from pathlib import Path
 from sphere.config import TaskSettings
 from sphere.job import job, paths
 
-with job(snakemake):
+with job(snakemake, sources=snakemake.params.sources):
     from sphere.stages import score_states
 
-    files = snakemake.input
+    files, data = snakemake.input, snakemake.params.data
     score_states(
         Path(files.model),
         paths(files.get("states")),
         paths(snakemake.output.ability),
         load_settings=snakemake.params.load,
         tasks=TaskSettings(**snakemake.params.tasks),
-        include_path=Path(files.tasks) if files.tasks else None,
+        include_paths={*paths(files.tasks), *(path.parent for path in paths(files.own_tasks))},
+        data={task: (folder, subset) for (task, subset), folder in zip(data, paths(files.data), strict=True)},
     )

@@ -1,0 +1,10 @@
+"""Write the texts that key statistics are taken from."""
+
+from pathlib import Path
+
+from sphere.download import extract_corpus
+from sphere.job import job
+
+with job(snakemake):
+    files, params = snakemake.input, snakemake.params
+    extract_corpus(Path(files.file), Path(snakemake.output.corpus), column=params.column, documents=params.documents)
