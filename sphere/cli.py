@@ -22,6 +22,7 @@ from sphere.config import Settings, ValueSettings
 from sphere.errors import InputError, NumericalError
 
 if TYPE_CHECKING:
+    from sphere.data import Loaded
     from sphere.models import LoadedModel
     from sphere.sequential import Record
 
@@ -140,8 +141,8 @@ def edit_model(
         "energy": [row for record in records for row in record.energy],
     }
     _save(loaded, out, note)
-    skipped = f" ({len(found.skipped)} records skipped, see {out / 'sphere.json'})" if found.skipped else ""
-    print(f"{len(facts)} edits by {method} written to {out}{skipped}")
+    print(f"{len(facts)} edits by {method} written to {out}")
+    _say_skipped(found)
 
 
 @app.command()
@@ -167,9 +168,12 @@ def evaluate(
             stderr = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
             rows.append({"metric": column, "mean": float(values.mean()), "stderr": stderr, "n": len(values)})
     _print(rows, as_json, f"{edited_dir} on {requests}")
+    _say_skipped(found)
+
+
+def _say_skipped(found: Loaded) -> None:
     if found.skipped:
-        case, reason = found.skipped[0]
-        print(f"{len(found.skipped)} records skipped; case {case}: {reason}", file=sys.stderr)
+        print(f"{len(found.skipped)} records skipped: {found.reasons()}", file=sys.stderr)
 
 
 class EditFile(Settings):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,15 @@ class Loaded:
     requests: tuple[EditRequest, ...]
     skipped: tuple[tuple[int, str], ...]
 
+    def reasons(self) -> str:
+        """How many records were skipped for which reason, as one line; empty if none was."""
+        counts = Counter(reason for _, reason in self.skipped)
+        return ", ".join(f"{count} because {reason}" for reason, count in counts.most_common())
+
+
+class _Unusable(Exception):  # noqa: N818 (a record to skip, not a failure)
+    """Why a record of the right schema cannot be edited."""
+
 
 def load_requests(path: str | Path, *, references: str | Path | None = None) -> Loaded:
     """Read a JSON list of CounterFact, multi-CounterFact or zsRE records.
@@ -71,8 +81,8 @@ def load_requests(path: str | Path, *, references: str | Path | None = None) -> 
     ``references`` is a file in the schema of ROME's ``attribute_snippets.json``: a list of
     ``{"relation_id", "target_id", "samples": [{"text"}, ...]}``, or the same nested as
     ``{relation: {object: samples}}``; it is matched on a record's relation and new object.
-    Raises InputError, in one line that names file, record and fix, for anything malformed; a well-formed record that
-    cannot be edited (its subject is not in its prompt, its two targets agree) is skipped with a reason.
+    Raises InputError, in one line that names file, record and fix, for what is not of the schema; a record that is, but
+    cannot be edited (a text is empty, its subject is not in its prompt, its targets agree), is skipped with a reason.
     """
     records = _records(_read_json(path), path)
     texts = {} if references is None else _read_references(references)
@@ -84,14 +94,14 @@ def load_requests(path: str | Path, *, references: str | Path | None = None) -> 
     skipped: list[tuple[int, str]] = []
     for i, record in enumerate(records):
         case_id = _case_id(record, i, _where(path, i, record))
-        parsed = parse(record, case_id, _where(path, i, record), texts)
-        if isinstance(parsed, str):
-            skipped.append((case_id, parsed))
-        else:
-            requests.append(parsed)
+        try:
+            requests.append(parse(record, case_id, _where(path, i, record), texts))
+        except _Unusable as reason:
+            skipped.append((case_id, str(reason)))
+    loaded = Loaded(tuple(requests), tuple(skipped))
     if not requests:
-        raise InputError(f"{path}: none of its {len(records)} records is usable; the first: {skipped[0][1]}")
-    return Loaded(tuple(requests), tuple(skipped))
+        raise InputError(f"{path}: none of its {len(records)} records is usable: {loaded.reasons()}")
+    return loaded
 
 
 def validate_batch(requests: Sequence[EditRequest]) -> None:
@@ -110,19 +120,21 @@ def validate_batch(requests: Sequence[EditRequest]) -> None:
             )
 
 
-def _counterfact(record: Record, case_id: int, where: str, references: dict[Key, tuple[str, ...]]) -> EditRequest | str:
+def _counterfact(record: Record, case_id: int, where: str, references: dict[Key, tuple[str, ...]]) -> EditRequest:
     rewrite = record["requested_rewrite"]
     if not isinstance(rewrite, dict):
         raise InputError(f'{where}: "requested_rewrite" is not an object: it must hold prompt, subject and target_new')
     inside = f"{where}, requested_rewrite"
     template = _text(rewrite, "prompt", inside, strip=False).rstrip()
     subject = _text(rewrite, "subject", inside)
+    if template.count("{}") == 0 and template.count(subject) == 1:
+        template = template.replace(subject, "{}")
     if template.count("{}") != 1:
-        raise InputError(f'{inside}: prompt {template!r} must hold "{{}}" exactly once, where its subject goes')
+        raise _Unusable('its prompt does not hold "{}" exactly once')
     target_new = _object(rewrite, "target_new", inside)
     target_true = _object(rewrite, "target_true", inside) if rewrite.get("target_true") is not None else None
     if target_new == target_true:
-        return "the new target is the true one"
+        raise _Unusable("the new target is the true one")
     near = _texts(record, "neighborhood_prompts", where)
     if near and target_true is None:
         raise InputError(f'{inside}: no "target_true", which neighborhood_prompts need: add it or drop them')
@@ -143,17 +155,17 @@ def _counterfact(record: Record, case_id: int, where: str, references: dict[Key,
     )
 
 
-def _zsre(record: Record, case_id: int, where: str, _references: dict[Key, tuple[str, ...]]) -> EditRequest | str:
+def _zsre(record: Record, case_id: int, where: str, _references: dict[Key, tuple[str, ...]]) -> EditRequest:
     prompt = _text(record, "src", where, strip=False).rstrip()
     subject = _text(record, "subject", where)
     answers = _texts(record, "answers", where)
     if not answers:
-        raise InputError(f'{where}: "answers" is empty: give at least one answer')
+        raise _Unusable('its "answers" is empty')
     start = prompt.find(subject)
     if start < 0:
         found = re.search(re.escape(subject), prompt, re.IGNORECASE)
         if found is None:
-            return "subject not in prompt"
+            raise _Unusable("its subject is not in its prompt")
         start, subject = found.start(), found.group()
     neighborhood: tuple[Probe, ...] = ()
     if "loc" in record or "loc_ans" in record:
@@ -210,11 +222,16 @@ def _read_references(path: str | Path) -> dict[Key, tuple[str, ...]]:
     found: dict[Key, tuple[str, ...]] = {}
     for i, entry in enumerate(_records(content, path)):
         where = f"{path}: record {i}"
-        key = _text(entry, "relation_id", where), _text(entry, "target_id", where)
+        try:
+            key = _text(entry, "relation_id", where), _text(entry, "target_id", where)
+        except _Unusable as reason:
+            raise InputError(f"{where}: {reason}: give the one of a CounterFact record") from None
         samples = entry.get("samples")
-        if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
+        if not isinstance(samples, list) or not all(
+            isinstance(sample, dict) and isinstance(sample.get("text"), str) for sample in samples
+        ):
             raise InputError(f'{where}: "samples" must be a list of objects, each with a "text"')
-        found[key] = found.get(key, ()) + tuple(_text(sample, "text", where) for sample in samples)
+        found[key] = found.get(key, ()) + tuple(text for sample in samples if (text := sample["text"].strip()))
     return found
 
 
@@ -245,9 +262,9 @@ def _checked(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: {name} is {type(value).__name__}, not text: quote it")
     if not value.strip():
-        raise InputError(f"{where}: {name} is empty: give at least one visible character")
+        raise _Unusable(f"its {name} is empty")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise InputError(f"{where}: {name} holds half of a surrogate pair: no tokenizer takes it, write the character")
+        raise _Unusable(f"its {name} holds half of a surrogate pair")
     return value
 
 
@@ -261,9 +278,9 @@ def _text(holder: Record, key: str, where: str, *, strip: bool = True) -> str:
 def _object(rewrite: Record, key: str, where: str) -> str:
     """CounterFact's ``{"str": ..., "id": ...}``, without surrounding space."""
     value = rewrite.get(key)
-    if not isinstance(value, dict):
-        raise InputError(f'{where}: no "{key}" object: write it as {{"str": "...", "id": "..."}}')
-    return _text(value, "str", f"{where}, {key}")
+    if not isinstance(value, dict) or "str" not in value:
+        raise InputError(f'{where}: no "{key}" object with a "str": write it as {{"str": "...", "id": "..."}}')
+    return _checked(value["str"], f'"{key}"', where).strip()
 
 
 def _texts(record: Record, key: str, where: str) -> tuple[str, ...]:
@@ -271,4 +288,4 @@ def _texts(record: Record, key: str, where: str) -> tuple[str, ...]:
     values = record.get(key, [])
     if not isinstance(values, list):
         raise InputError(f'{where}: "{key}" is {type(values).__name__}, not a list: put it in [...]')
-    return tuple(_checked(value, f'"{key}"[{i}]', where).rstrip() for i, value in enumerate(values))
+    return tuple(_checked(value, f'"{key}"', where).rstrip() for value in values)

@@ -32,7 +32,7 @@ def draw_stream(dataset: Path, out: Path, *, edits: int, rng: np.random.Generato
         if len(chosen) == edits:
             break
         if targets.setdefault(request.prompt, request.target_new) != request.target_new:
-            passed[request.case_id] = f"{request.prompt!r} has another target in an earlier record"
+            passed[request.case_id] = "its prompt has another target in an earlier record"
         else:
             chosen.append(request.case_id)
     if len(chosen) < edits:

@@ -216,6 +216,19 @@ def warning_table(editing: pd.DataFrame, energy: pd.DataFrame) -> Table:
     return Table("early_warning", "Energy change and collapse", "Method", columns, rows, notes)
 
 
+def skipped_table(skipped: pd.DataFrame) -> Table:
+    """How many records of each dataset no stream edits, by reason; a seed changes only the order of the others."""
+    rows = []
+    for dataset, found in skipped.groupby("dataset", sort=False):
+        for line in found[found["seed"] == found["seed"].min()].to_dict("records"):
+            cells = {"records": Cell(float(line["records"]))}
+            rows.append(Row(dataset_label(str(dataset)), str(line["reason"]), cells))
+    notes = ["Records of the whole dataset; streams/DATASET/seedS_skipped.csv names each."]
+    notes += [] if rows else ["Every record can be edited."]
+    columns = [Column("records", "Records", "", None, 0)]
+    return Table("skipped", "Records that are not edited", "Reason", columns, rows, notes)
+
+
 def tuning_table(tuning: pd.DataFrame) -> Table:
     """Every setting that tuning tried, with its score on held-out edits; numeric columns as they stand."""
     names = ["model", "method", "trial"]

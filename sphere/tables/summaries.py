@@ -9,6 +9,7 @@
     timing_summary.csv             wall seconds a batch and phase
     training.csv                   training curves of the models a study trains itself
     tuning_summary.csv             every setting that tuning tried, with its score
+    skipped.csv                    records that no stream edits, counted by reason
     missing.csv                    files the study names that were not there: nothing is filled in for them
 
 Editing means are as measured: shares in [0, 1], fluency in bits x 100. The pre-edited model has `edits` 0 and no seed.
@@ -47,10 +48,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "timing_summary": (*STREAM, "batch", "phase", "seconds"),
     "training": ("model", "step", "loss", "lr", "fact_accuracy"),
     "tuning_summary": ("model", "method", "trial", "score"),
+    "skipped": ("dataset", "seed", "reason", "records"),
     "missing": ("path",),
 }  # fmt: skip
 SUMMARIES = tuple(COLUMNS)
-WORDS = (*STREAM[:3], "metric_family", "metric", "ci_kind", "task", "family", "phase", "path")  # columns of text
+# columns of text
+WORDS = (*STREAM[:3], "metric_family", "metric", "ci_kind", "task", "family", "phase", "path", "reason")
 ENERGY_NEEDS = ("edits", "batch", "layer", "he_sum", "he_mean")
 
 # lm-evaluation-harness reports several metrics a task: the first of these that a task has is its score.
@@ -96,6 +99,7 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         "timing_summary": timing,
         "training": _concat([_optional(results / m / "training.csv", {"model": m}) for m in study["models"]]),
         "tuning_summary": _concat(list(_of_methods(results, study, "tuning"))),
+        "skipped": _concat(_skipped(results, study)),
         "missing": pd.DataFrame({"path": [str(path.relative_to(results)) for path in missing]}),
     }
     tables.mkdir(parents=True, exist_ok=True)
@@ -174,6 +178,16 @@ def _of_methods(results: Path, study: Mapping[str, Sequence[Any]], folder: str) 
     for model in study["models"]:
         for method in study["methods"]:
             yield _optional(results / model / folder / f"{method}.csv", {"model": model, "method": method})
+
+
+def _skipped(results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[pd.DataFrame]:
+    """streams/{dataset}/seed{seed}_skipped.csv, counted by reason."""
+    for dataset in study["datasets"]:
+        for seed in study["seeds"]:
+            path = results / "streams" / dataset / f"seed{seed}_skipped.csv"
+            if path.exists():
+                counts = pd.read_csv(path).groupby("reason", sort=False).size().reset_index(name="records")
+                yield _stamp(counts, {"dataset": dataset, "seed": seed})
 
 
 def _stamp(frame: pd.DataFrame, names: Mapping[str, Any]) -> pd.DataFrame:

@@ -35,6 +35,10 @@ def study(**changes: Any) -> dict[str, Any]:
 
 def make_results(root: Path, scope: dict[str, Any]) -> Path:
     """Write every CSV of the study under `root` and return it."""
+    for seed in scope["seeds"]:
+        skipped = pd.DataFrame({"case_id": [3, 5, 8], "reason": ["its subject is empty", "no target", "no target"]})
+        save(skipped, root / "streams" / "zsre" / f"seed{seed}_skipped.csv")
+        save(skipped[:0], root / "streams" / "counterfact" / f"seed{seed}_skipped.csv")
     for model in scope["models"]:
         save(general_ability(0.8), root / model / "pre-edited" / "general_ability.csv")
         steps = np.arange(0, 701, 50)

@@ -134,17 +134,41 @@ def test_only_what_an_edit_needs_is_required(write):
     assert (question.paraphrases, question.neighborhood) == ((), ())
 
 
-def test_unusable_records_are_skipped_with_a_reason(write):
-    loaded = load_requests(write([ZSRE, changed(ZSRE, "Someone Else", "subject")]))
-    assert [request.case_id for request in loaded.requests] == [0]
-    assert loaded.skipped == ((1, "subject not in prompt"),)
-    same = changed(COUNTERFACT, "pilot", "requested_rewrite", "target_new", "str")
-    assert load_requests(write([COUNTERFACT, same])).skipped == ((17, "the new target is the true one"),)
+REWRITE = "requested_rewrite"
+UNUSABLE = {
+    "a subject elsewhere": (changed(ZSRE, "Someone Else", "subject"), "its subject is not in its prompt"),
+    "no subject": (changed(ZSRE, " ", "subject"), 'its "subject" is empty'),
+    "no answer": (changed(ZSRE, [], "answers"), 'its "answers" is empty'),
+    "an empty answer": (changed(ZSRE, [" "], "answers"), 'its "answers" is empty'),
+    "no rephrasing": (changed(ZSRE, "", "rephrase"), 'its "rephrase" is empty'),
+    "no unrelated answer": (changed(ZSRE, "", "loc_ans"), 'its "loc_ans" is empty'),
+    "half a character": (changed(ZSRE, "joseph irlam \ud800", "src"), 'its "src" holds half of a surrogate pair'),
+    "agreeing targets": (changed(COUNTERFACT, "pilot", REWRITE, "target_new", "str"), "the new target is the true one"),
+    "an empty target": (changed(COUNTERFACT, "  ", REWRITE, "target_new", "str"), 'its "target_new" is empty'),
+    "no braces": (changed(COUNTERFACT, "Ada is a", REWRITE, "prompt"), 'its prompt does not hold "{}" exactly once'),
+    "two braces": (changed(COUNTERFACT, "{} {} is", REWRITE, "prompt"), 'its prompt does not hold "{}" exactly once'),
+    "an empty paraphrase": (changed(COUNTERFACT, ["a", ""], "paraphrase_prompts"), 'its "paraphrase_prompts" is empty'),
+}
 
 
-def test_a_file_of_unusable_records_is_refused(write):
-    with pytest.raises(InputError, match=r"none of its 1 records is usable.*subject not in prompt"):
-        load_requests(write([changed(ZSRE, "Someone Else", "subject")]))
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_records_are_skipped_with_a_reason(name, write):
+    record, reason = UNUSABLE[name]
+    usable = COUNTERFACT if REWRITE in record else ZSRE
+    loaded = load_requests(write([usable, record, record]))
+    assert len(loaded.requests) == 1
+    assert [why for _, why in loaded.skipped] == [reason, reason]
+    assert loaded.reasons() == f"2 because {reason}"
+    with pytest.raises(InputError, match=r"none of its 1 records is usable: 1 because ") as caught:
+        load_requests(write([record]))
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_subject_that_stands_in_its_prompt_needs_no_braces(write):
+    record = changed(COUNTERFACT, "By trade, Zoë {Łukasz} is a", REWRITE, "prompt")
+    (request,) = load_requests(write([record])).requests
+    assert (request.prompt, request.subject_start) == ("By trade, Zoë {Łukasz} is a", 10)
 
 
 def test_duplicated_prompts_load(write):
@@ -172,7 +196,6 @@ def test_broken_references_are_refused(write):
         load_requests(write([COUNTERFACT]), references=references)
 
 
-REWRITE = "requested_rewrite"
 BROKEN = {
     "empty file": ("", "is empty"),
     "only space": (" \n", "is empty"),
@@ -186,26 +209,16 @@ BROKEN = {
     "no prompt": ([without(COUNTERFACT, REWRITE, "prompt")], 'no "prompt"'),
     "no new target": ([without(COUNTERFACT, REWRITE, "target_new")], 'no "target_new" object'),
     "a bare target": ([changed(COUNTERFACT, "nurse", REWRITE, "target_new")], 'no "target_new" object'),
-    "no target text": ([without(COUNTERFACT, REWRITE, "target_new", "str")], 'target_new: no "str"'),
-    "an empty target": ([changed(COUNTERFACT, "  ", REWRITE, "target_new", "str")], '"str" is empty'),
-    "a number as target": ([changed(COUNTERFACT, 7, REWRITE, "target_new", "str")], '"str" is int, not text'),
-    "no braces": ([changed(COUNTERFACT, "Ada is a", REWRITE, "prompt")], "exactly once"),
-    "two braces": ([changed(COUNTERFACT, "{} {} is a", REWRITE, "prompt")], "exactly once"),
+    "no target text": ([without(COUNTERFACT, REWRITE, "target_new", "str")], 'no "target_new" object with a "str"'),
+    "a number as target": ([changed(COUNTERFACT, 7, REWRITE, "target_new", "str")], '"target_new" is int, not text'),
     "rewrite of text": ([changed(COUNTERFACT, "text", REWRITE)], "is not an object"),
     "no true target for neighbours": ([without(COUNTERFACT, REWRITE, "target_true")], 'no "target_true"'),
     "paraphrases of text": ([changed(COUNTERFACT, "text", "paraphrase_prompts")], "not a list"),
-    "an empty paraphrase": (
-        [changed(COUNTERFACT, ["a", ""], "paraphrase_prompts")],
-        r'"paraphrase_prompts"\[1\] is empty',
-    ),
     "case id of text": ([changed(COUNTERFACT, "17", "case_id")], "not an integer"),
     "no answers": ([without(ZSRE, "answers")], "neither"),
-    "an empty list of answers": ([changed(ZSRE, [], "answers")], '"answers" is empty'),
-    "an empty answer": ([changed(ZSRE, [" "], "answers")], r'"answers"\[0\] is empty'),
-    "an empty subject": ([changed(ZSRE, "", "subject")], '"subject" is empty'),
+    "an answer of no text": ([changed(ZSRE, [7], "answers")], '"answers" is int, not text'),
     "a question without answer": ([without(ZSRE, "loc_ans")], 'no "loc_ans"'),
     "an answer without question": ([without(ZSRE, "loc")], 'no "loc"'),
-    "half a surrogate pair": ([changed(ZSRE, "Ada \ud800", "src")], "surrogate"),
 }
 
 

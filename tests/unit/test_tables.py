@@ -207,6 +207,14 @@ def test_headline_ability_prefers_exact_match(tmp_path: Path) -> None:
     assert row["ci_high"] - row["mean"] == pytest.approx(1.959964 * np.hypot(0.1, 0.1) / 2, rel=1e-5)
 
 
+def test_skipped_records_are_counted_by_reason(gathered: Path) -> None:
+    found = load(gathered, "skipped")
+    assert set(found["dataset"]) == {"zsre"}
+    assert sorted(set(found["seed"])) == [0, 1, 2]
+    counts = {row.label: row.cells["records"].value for row in build("skipped", gathered).rows}
+    assert counts == {"its subject is empty": 1, "no target": 2}
+
+
 def test_missing_files_are_listed_and_nothing_stands_in_for_them(tmp_path: Path) -> None:
     scope = made_up_study.study()
     made_up_study.make_results(tmp_path, scope)

@@ -13,6 +13,7 @@ SUMMARIES = [
     "timing_summary",
     "training",
     "tuning_summary",
+    "skipped",
     "missing",
 ]
 FIGURES = captioned("figure")
@@ -36,6 +37,11 @@ rule gather:
             expand(f"<study>/{{model}}/{PRE_EDITED}/general_ability.csv", model=MODELS) if STUDY.tasks else []
         ),
         training=expand("<study>/{model}/training.csv", model=WORLD_MODELS),
+        skipped=expand(
+            "<study>/streams/{dataset}/seed{seed}_skipped.csv",
+            dataset=STUDY.datasets,
+            seed=STUDY.seeds,
+        ),
         tuning=(
             expand(
                 "<study>/{model}/tuning/{method}.csv",
