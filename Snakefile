@@ -23,4 +23,11 @@ rule all:
         rules.tables.output,
         rules.figures.output,
         rules.claims.output,
+        rules.provenance.output,
         rules.report.output,
+
+
+onsuccess:
+    from sphere.headlines import headlines
+
+    print(*headlines(Path(config["results"]) / STUDY.name), sep="\n")

@@ -180,11 +180,13 @@ def _columns_that_fit(labels: list[str], width: float) -> int:
     return 1
 
 
-def whole_decades(values: ArrayLike) -> tuple[float, float]:
+def log_limits(values: ArrayLike) -> tuple[float, float]:
     """Limits of a log axis with room around the positive values and at least two labelled powers of ten."""
     exponents = np.log10(np.asarray(values, dtype=np.float64))
-    low, high = float(np.floor(exponents.min())), float(np.ceil(exponents.max()))
-    return 0.8 * 10**low, 1.25 * 10 ** max(high, low + 1)
+    low, high = float(exponents.min()), float(exponents.max())
+    if np.floor(high) - np.ceil(low) < 1:  # fewer than two powers of ten among the values
+        low, high = float(np.floor(low)), max(float(np.ceil(high)), float(np.floor(low)) + 1)
+    return 0.7 * 10**low, 1.4 * 10**high
 
 
 def fit_integers(axes: Axes, values: Iterable[float]) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from sphere.figures.panels import band, combinations, empty, panel_title
@@ -51,8 +50,9 @@ def _curves(by_method: pd.DataFrame, key: str, titles: Mapping[str, str], unit: 
     found = combinations(edited)
     if not found:
         return say_nothing_to_draw(stem, reason)
-    shown = by_method.assign(value=100 * by_method["mean"], value_low=100 * by_method["ci_low"],
-                             value_high=100 * by_method["ci_high"])  # fmt: skip
+    # a symmetric interval of a share may reach beyond what a share can be: it is drawn as far as it can be
+    shown = by_method.assign(value=100 * by_method["mean"], value_low=(100 * by_method["ci_low"]).clip(0, 100),
+                             value_high=(100 * by_method["ci_high"]).clip(0, 100))  # fmt: skip
     width = max(COLUMN, PAGE * min(1.0, len(titles) / 4 + 0.2))
     with drawing(stem, width=width, height=0.15 + 1.85 * len(found)) as figure:
         axes = grid(figure, len(found), len(titles))
@@ -106,6 +106,8 @@ def plug_and_play(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str,
             for axis, metric in zip(line, METRICS, strict=True):
                 _bars(axis, own[own["metric"] == metric], pairs[model, dataset])
                 axis.set_title(f"{metric.capitalize()}\n{panel_title(model, dataset)}", loc="left")
+            top = line[0].get_ylim()[1]
+            line[0].set_ylim(0, max(1.08 * top, 1.0))  # room for the numbers; all at 0 still gets an axis
             family = (families or {}).get(dataset, family_of(dataset))
             line[0].set_ylabel(f"{family_label(family).capitalize()} (%)")
         handles = [
@@ -124,6 +126,7 @@ def _bars(axis: Axes, own: pd.DataFrame, pairs: list[tuple[str, str]]) -> None:
             if row.empty or not np.isfinite(row["mean"].iloc[0]):
                 continue
             mean, low, high = (100 * float(row[column].iloc[0]) for column in ("mean", "ci_low", "ci_high"))
+            low, high = np.clip([low, high], 0, 100)  # as far as a share can be
             reach = [[mean - low], [high - mean]] if np.isfinite(low) else None
             plain: dict[str, Any] = {"color": colour, "edgecolor": "#222222"}
             hatched: dict[str, Any] = {"color": "white", "edgecolor": colour, "hatch": "////"}
@@ -136,7 +139,6 @@ def _bars(axis: Axes, own: pd.DataFrame, pairs: list[tuple[str, str]]) -> None:
     axis.set_xticks(range(len(pairs)), [method_label(base) for base, _ in pairs],
                     rotation=30 if len(pairs) > 3 else 0, ha="right" if len(pairs) > 3 else "center")  # fmt: skip
     axis.set_xlim(-0.6, len(pairs) - 0.4)
-    axis.set_ylim(0, max(axis.get_ylim()[1], 1.0))  # all at 0 still gets an axis in percent
 
 
 def sensitivity(grids: Mapping[str, pd.DataFrame], stem: Path) -> None:
@@ -157,7 +159,9 @@ def sensitivity(grids: Mapping[str, pd.DataFrame], stem: Path) -> None:
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, (title, table) in zip(axes.flat, tables.items(), strict=False):
             values = table.to_numpy(dtype=float)
-            image = axis.imshow(values, origin="lower", aspect="auto", cmap="cividis")
+            high = float(np.nanmax(values))  # the colours span ten points at least: noise shall not look like a trend
+            low = min(float(np.nanmin(values)), high - 10)
+            image = axis.imshow(values, origin="lower", aspect="auto", cmap="cividis", vmin=low, vmax=high)
             axis.set_xticks(range(table.shape[1]), [f"{alpha:g}" for alpha in table.columns])
             axis.set_yticks(range(table.shape[0]), [f"{eta:g}" for eta in table.index])
             axis.set_xlabel(r"Suppression strength $\alpha$")
@@ -177,7 +181,7 @@ def _numbers(axis: Axes, values: NDArray[np.float64], shade: NDArray[np.float64]
 
 
 def training(curves: pd.DataFrame, stem: Path) -> None:
-    """Loss (log axis) and share of facts recalled against training steps, one column a model.
+    """Loss and share of facts recalled against training steps, one column a model.
 
     `curves` has model, step, loss (nats a token) and fact_accuracy (share; empty between measurements).
     """
@@ -191,11 +195,6 @@ def training(curves: pd.DataFrame, stem: Path) -> None:
             own = known[known["model"] == model].sort_values("step")
             loss, facts = own.dropna(subset=["loss"]), own.dropna(subset=["fact_accuracy"])
             upper.plot(loss["step"], loss["loss"], color="#0072B2")
-            if (loss["loss"] > 0).any():
-                upper.set_yscale("log")
-                upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                upper.yaxis.set_minor_formatter(NullFormatter())
             upper.set_title(str(model), loc="left")
             lower.plot(facts["step"], 100 * facts["fact_accuracy"], color="#D5330E", marker="o", markersize=3)
             lower.set_ylim(-4, 104)

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
-from sphere.figures.panels import band, combinations, empty, panel_title
+from sphere.figures.panels import band, combinations, empty, in_rows, panel_title
 from sphere.style import (
     COLUMN,
     ENERGY_LOOK,
@@ -21,15 +21,16 @@ from sphere.style import (
     fit_integers,
     grid,
     legend_above,
+    log_limits,
     look,
     say_nothing_to_draw,
-    whole_decades,
 )
 from sphere.tables.intervals import Correlation, spearman
 from sphere.tables.layout import METRICS, method_label, ordered_methods
 from sphere.tables.trajectories import early_warnings, seed_means, steps
 
 ACROSS = 4  # panels side by side
+ELLIPSE_POINTS = 6  # a normal distribution fitted to fewer says nothing
 FILLED_ELLIPSES = 5  # with more methods than this, only outlines: fills would cover one another
 
 
@@ -37,13 +38,12 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
     """Figure 1: HE (right axis) and the three accuracies (left) against edits made, one panel a method.
 
     `paths` is trajectories(); mean over seeds with its 95 % interval. Above each panel Spearman's r_s between the
-    drawn HE and each metric, with p.
+    drawn HE and each metric, with p. The right axes of one model and dataset are the same, so HE compares.
     """
     rows = [
-        (model, dataset, methods[start : start + ACROSS])
+        (model, dataset, methods)
         for model, dataset in combinations(paths)
-        for methods in [ordered_methods(_of(paths, model, dataset)["method"])]
-        for start in range(0, len(methods), ACROSS)
+        for methods in in_rows(ordered_methods(_of(paths, model, dataset)["method"]), ACROSS)
     ]
     if not rows:
         return say_nothing_to_draw(stem, "no checkpoint with editing metrics or energy")
@@ -52,14 +52,15 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
     with drawing(stem, width=max(COLUMN, PAGE * columns / ACROSS), height=0.2 + 1.9 * len(rows)) as figure:
         axes = grid(figure, len(rows), columns, sharey=True)
         for line, (model, dataset, methods) in zip(axes, rows, strict=True):
+            place = seed_means(_of(paths, model, dataset), ["method", "edits"], ["he", "he_change", *METRICS])
+            limits = _energy_limits(place)
             for axis, method in zip(line, methods, strict=False):
-                own = _of(paths, model, dataset)
-                own = seed_means(own[own["method"] == method], ["edits"], ["he", "he_change", *METRICS])
+                own = place[place["method"] == method]
                 for metric in METRICS:
                     band(axis, own, metric, METRIC_LOOKS[metric])
                 axis.set_ylim(-4, 104)
                 fit_integers(axis, own["edits"])
-                _energy_axis(axis, own, labelled=method == methods[-1])
+                _energy_axis(axis, own, limits, labelled=method == methods[-1])
                 title = f"{method_label(method)}\n{_correlations(own)}"
                 axis.set_title(title, loc="left", linespacing=1.2, fontsize=6.5)
             if several:
@@ -71,14 +72,24 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
         legend_above(figure, figure.axes)
 
 
-def _energy_axis(axis: Axes, own: pd.DataFrame, *, labelled: bool) -> None:
+def _energy_axis(axis: Axes, own: pd.DataFrame, limits: tuple[float, float], *, labelled: bool) -> None:
     right = axis.twinx()
     right.spines["right"].set_visible(True)
     band(right, own, "he_change", ENERGY_LOOK)
+    right.set_ylim(limits)
     right.yaxis.set_major_locator(MaxNLocator(4))
+    right.tick_params(labelright=labelled)
     right.grid(False)
     if labelled:
         right.set_ylabel("HE change (%)")
+
+
+def _energy_limits(place: pd.DataFrame) -> tuple[float, float]:
+    """Limits that hold zero and every finite HE change and interval, with the room that the left axis has."""
+    values = place[["he_change", "he_change_low", "he_change_high"]].to_numpy(dtype=float)
+    low, high = (float(edge(values[np.isfinite(values)], initial=0.0)) for edge in (np.min, np.max))
+    room = 0.04 * ((high - low) or 1.0)
+    return low - room, high + room
 
 
 def _correlations(own: pd.DataFrame) -> str:
@@ -100,8 +111,9 @@ def _said(found: Correlation) -> str:
 def energy_change(paths: pd.DataFrame, stem: Path) -> None:
     """Figure 2: |change of HE| against |change of accuracy| between checkpoints, one panel a metric.
 
-    One point a stream and pair of checkpoints; 95 % ellipse of each method's points (three or more) and the
-    least-squares line over all of them, both in the coordinates drawn: log10 of the HE change, points of accuracy.
+    One point a stream and pair of checkpoints; 95 % ellipse of each method's points where there are `ELLIPSE_POINTS`
+    or more, and the least-squares line over all points, both in the coordinates drawn: log10 of the HE change, points
+    of accuracy.
     """
     moved = steps(paths)
     moved = moved.assign(he_step=moved["he_step"].abs(), **{metric: moved[metric].abs() for metric in METRICS})
@@ -133,7 +145,7 @@ def _change_panel(axis: Axes, own: pd.DataFrame, metric: str) -> None:
         points = own[own["method"] == method]
         axis.scatter(points["he_step"], points[metric], s=14, linewidth=0.7, zorder=3, **look(method).points)
         outline = ellipse(np.log10(points["he_step"].to_numpy()), points[metric].to_numpy())
-        if outline is not None:
+        if outline is not None and len(points) >= ELLIPSE_POINTS:
             if own["method"].nunique() <= FILLED_ELLIPSES:
                 axis.fill(10 ** outline[:, 0], outline[:, 1], facecolor=look(method).colour, alpha=0.12, linewidth=0)
             axis.plot(10 ** outline[:, 0], outline[:, 1], color=look(method).colour, linewidth=0.7)
@@ -143,7 +155,7 @@ def _change_panel(axis: Axes, own: pd.DataFrame, metric: str) -> None:
         fitted, low, high = regression(x, y, at)
         axis.plot(10**at, fitted, color="#222222", linewidth=1.0, zorder=2)
         axis.fill_between(10**at, low, high, color="#222222", alpha=0.08, linewidth=0)
-    axis.set_xlim(whole_decades(10**x))
+    axis.set_xlim(log_limits(10**x))
     top = float(y.max()) or 1.0
     axis.set_ylim(-0.05 * top, 1.2 * top)
 
@@ -200,21 +212,30 @@ def theorem_bound(energy: pd.DataFrame, stem: Path) -> None:
                 )
             axis.set_xscale("log")
             axis.set_yscale("log")
-            low, high = whole_decades(np.concatenate([own["bound"], own["perturbation"]]))
-            axis.plot([low, high], [low, high], color="#222222", lw=0.8, linestyle="--", label="measured = bound")
-            axis.fill_between([low, high], [low, high], low / 10, color="#222222", alpha=0.07, linewidth=0)
-            axis.set_xlim(whole_decades(own["bound"]))
-            axis.set_ylim(whole_decades(own["perturbation"]))
+            left, right = log_limits(own["bound"])
+            bottom, top = log_limits([*own["perturbation"], *own["bound"]])  # the line is always in view
+            axis.plot([left, right], [left, right], color="#222222", lw=0.8, linestyle="--", label="measured = bound")
+            axis.fill_between([left, right], [left, right], bottom, color="#222222", alpha=0.07, linewidth=0)
+            axis.set_xlim(left, right)
+            axis.set_ylim(bottom, top)
             holds = (every["perturbation"] >= every["bound"]).mean()
             said = f"{panel_title(model, dataset)}\nholds for {100 * holds:.1f} % of {len(every):,} updates of a layer"
+            tightness = float((own["bound"] / own["perturbation"]).median())
+            said += f"\nmedian bound / measured {_power(tightness)}"
             if len(own) < len(every):
                 said += f"; {len(every) - len(own):,} at 0 not drawn"
-            axis.set_title(said, loc="left")
+            axis.set_title(said, loc="left", linespacing=1.2)
             axis.set_xlabel(r"Bound $(\Delta\mathrm{HE}/K)^2$")
             axis.set_ylabel(r"Measured $\|\Delta V\|$")
         for axis in list(axes.flat)[len(found) :]:
             axis.set_visible(False)
         legend_above(figure, list(axes.flat))
+
+
+def _power(value: float) -> str:
+    """A positive number to one digit, times a power of ten."""
+    digit, exponent = f"{value:.0e}".split("e")
+    return rf"${digit}\times10^{{{int(exponent)}}}$"
 
 
 def early_warning(
@@ -237,6 +258,7 @@ def early_warning(
             for method in ordered_methods(own["method"]):
                 lines = seed_means(energy[(energy["method"] == method) & (energy["edits"] > 0)], ["edits"], ["size"])
                 points = seed_means(own[own["method"] == method], ["edits"], ["efficacy"])
+                points[["efficacy_low", "efficacy_high"]] = points[["efficacy_low", "efficacy_high"]].clip(0, 100)
                 when = first[first["method"] == method][["warning_edits", "collapse_edits"]].mean()
                 _series(left, lines, "size", method, when["warning_edits"], batches=True)
                 _series(right, points, "efficacy", method, when["collapse_edits"])
@@ -244,11 +266,11 @@ def early_warning(
                     right.plot(when["warning_edits"], 0, marker=6, color=look(method).colour, clip_on=False, zorder=5)
             left.axhline(change, color="#222222", linewidth=0.8, linestyle="--")
             left.set_yscale("log")
-            left.set_ylim(whole_decades([change, *energy["size"][np.isfinite(energy["size"]) & (energy["size"] > 0)]]))
+            left.set_ylim(log_limits([change, *energy["size"][np.isfinite(energy["size"]) & (energy["size"] > 0)]]))
             right.set_ylim(-4, 104)
             limits = (0.0, 1.04 * float(max(own["edits"].max(), energy["edits"].max())))
             rings = (
-                f"ring: first beyond {change:g} %",
+                f"ring: first beyond {change:g} % (dashed)",
                 f"ring: first at {100 * collapse:g} % of its best; triangle: ring on the left",
             )
             for axis, quantity, ring in zip((left, right), ("|HE change| (%)", "Efficacy (%)"), rings, strict=True):
@@ -269,6 +291,10 @@ def _series(axis: Axes, frame: pd.DataFrame, value: str, method: str, event: flo
         return
     known = known.sort_values("edits")
     axis.plot(known["edits"], known[value], **look(method).line, markevery=max(1, len(known) // 6) if batches else None)
+    low, high = known[f"{value}_low"], known[f"{value}_high"]
+    if low.notna().any():
+        floor = known[value].min() / 10 if batches else 0.0  # a log axis has no zero
+        axis.fill_between(known["edits"], low.clip(lower=floor), high, color=look(method).colour, alpha=0.12, lw=0)
     if np.isfinite(event):
         values = np.log(known[value]) if batches else known[value]
         height = float(np.interp(event, known["edits"], values))

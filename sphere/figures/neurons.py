@@ -7,40 +7,46 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
+from sphere.figures.panels import in_rows
 from sphere.style import COLUMN, PAGE, drawing, grid, look, say_nothing_to_draw
 from sphere.tables.layout import method_label, ordered_methods
 from sphere.tables.neurons import ORIGINAL, Weight, cosine_matrix, unit_rows
 
-ACROSS = 4
+ACROSS = 6
 Groups = Mapping[str, Mapping[str, Weight]]  # {panel row, such as "model, dataset": {"original" or method: weight}}
 
 
 def neuron_cosine(groups: Groups, stem: Path) -> None:
     """Cosine between neurons, one heat map for the original weight and one a method, on one colour scale.
 
-    Each weight is (rows, d_in), the same neurons in the same order. The scale ends at the 99.5th percentile of the
-    absolute off-diagonal cosines of the whole row of panels; the diagonal (1 by definition) is left blank.
+    Each weight is (rows, d_in), the same neurons. In every panel they stand in one order, along the original's leading
+    principal direction, so that like neurons are neighbours there. The scale ends at the 99.5th percentile of the
+    absolute off-diagonal cosines of the whole group; the diagonal (1 by definition) is left blank.
     """
     groups = _drawable(groups)
     if not groups:
         return say_nothing_to_draw(stem, "no edited weights were given")
     lines = _rows_of_panels(groups, with_original=True)
     across = max(len(labels) for _, labels in lines)
-    with drawing(stem, width=0.7 + (PAGE - 0.7) * across / ACROSS, height=0.1 + 1.75 * len(lines)) as figure:
+    panel = min(1.6, (PAGE - 0.8) / across)
+    with drawing(stem, width=0.8 + panel * across, height=(panel + 0.5) * len(lines)) as figure:
         axes = figure.subplots(len(lines), across, squeeze=False)
         for line, (title, labels) in zip(axes, lines, strict=True):
-            matrices = {label: _blank_diagonal(cosine_matrix(weight)) for label, weight in groups[title].items()}
+            order = _along_leading_direction(groups[title][ORIGINAL])
+            matrices = {label: _blank_diagonal(cosine_matrix(weight[order])) for label, weight in groups[title].items()}
             limit = max(float(np.nanpercentile(np.abs(matrix), 99.5)) for matrix in matrices.values()) or 1.0
             for axis, label in zip(line, labels, strict=False):
                 image = axis.imshow(matrices[label], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
                 change = float(np.nanmean(np.abs(matrices[label] - matrices[ORIGINAL])))
-                name = "Original" if label == ORIGINAL else f"{method_label(label)}, mean |Δcos| {change:.3f}"
-                axis.set_title(f"{title}\n{name}" if len(groups) > 1 else name, loc="left", fontsize=6.5)
+                name = "Original\n" if label == ORIGINAL else f"{method_label(label)}\n|Δcos| {change:.3f}"
+                axis.set_title(name, loc="left", fontsize=6.5, linespacing=1.2)
+                axis.set_xlabel("neuron")
                 axis.set_xticks([])
                 axis.set_yticks([])
                 axis.spines[:].set_visible(False)
-            line[0].set_ylabel("Neuron (row of the weight)")
+            line[0].set_ylabel((f"{title}\n" if len(groups) > 1 else "") + "neuron")
             for axis in line[len(labels) :]:
                 axis.set_visible(False)
             figure.colorbar(image, ax=list(line), label="Cosine", shrink=0.85)
@@ -57,13 +63,14 @@ def neuron_map(groups: Groups, stem: Path, *, seed: int = 0) -> None:
     lines = _rows_of_panels(groups, with_original=False)
     maps = {title: _embed(weights, seed) for title, weights in groups.items()}
     across = max(len(labels) for _, labels in lines)
-    with drawing(stem, width=max(COLUMN, PAGE * across / ACROSS), height=0.35 + 1.95 * len(lines)) as figure:
+    panel = min(1.9, PAGE / across)
+    with drawing(stem, width=max(COLUMN, panel * across), height=0.35 + (panel + 0.3) * len(lines)) as figure:
         axes = grid(figure, len(lines), across)
         for line, (title, labels) in zip(axes, lines, strict=True):
             before = maps[title][ORIGINAL]
             for axis, label in zip(line, labels, strict=False):
                 after, style = maps[title][label], look(label)
-                axis.plot(*np.stack([before, after]).transpose(2, 0, 1), color="#BBBBBB", linewidth=0.4, zorder=1)
+                axis.plot(*np.stack([before, after]).transpose(2, 0, 1), color="#999999", linewidth=0.5, zorder=1)
                 axis.scatter(*before.T, s=7, facecolor="white", edgecolor="#777777", linewidth=0.5, zorder=2)
                 axis.scatter(*after.T, s=7, linewidth=0.5, zorder=3, **style.points)
                 axis.set_title(f"{title}\n{style.label}" if len(groups) > 1 else style.label, loc="left")
@@ -92,13 +99,20 @@ def _drawable(groups: Groups) -> dict[str, dict[str, Weight]]:
 
 
 def _rows_of_panels(groups: Groups, *, with_original: bool) -> list[tuple[str, list[str]]]:
-    """Panels in rows of ACROSS, a group starting on a row of its own."""
+    """Panels in even rows of at most ACROSS, a group starting on a row of its own."""
     lines = []
     for title, weights in groups.items():
         labels = [ORIGINAL] if with_original else []
         labels += ordered_methods(label for label in weights if label != ORIGINAL)
-        lines += [(title, labels[start : start + ACROSS]) for start in range(0, len(labels), ACROSS)]
+        lines += [(title, row) for row in in_rows(labels, ACROSS)]
     return lines
+
+
+def _along_leading_direction(weight: Weight) -> NDArray[np.int64]:
+    """The rows' order by their share of the leading right singular vector of the unit rows (its sign is arbitrary)."""
+    rows = unit_rows(weight)
+    leading = np.linalg.svd(rows, full_matrices=False)[2][0]
+    return np.argsort(rows @ leading * np.sign(leading[np.argmax(np.abs(leading))]), kind="stable")
 
 
 def _blank_diagonal(matrix: Weight) -> Weight:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,6 +17,15 @@ def combinations(frame: pd.DataFrame) -> list[tuple[str, str]]:
     if frame.empty:
         return []
     return [(str(model), str(dataset)) for model, dataset in frame[["model", "dataset"]].drop_duplicates().to_numpy()]
+
+
+def in_rows(items: Sequence[str], across: int) -> list[list[str]]:
+    """Items in as few rows of at most `across` as hold them, the rows as even as can be."""
+    if not items:
+        return []
+    rows = -(-len(items) // across)
+    size = -(-len(items) // rows)
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
 def panel_title(model: str, dataset: str) -> str:

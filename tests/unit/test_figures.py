@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -22,7 +23,8 @@ from sphere.figures import FIGURES, write_all
 from sphere.figures.curves import training
 from sphere.figures.energy import ellipse, energy_accuracy, energy_change, regression, theorem_bound
 from sphere.figures.neurons import neuron_cosine, neuron_map
-from sphere.style import METRIC_LOOKS, RC, drawing, fit_integers, legend_above, look, whole_decades
+from sphere.figures.panels import in_rows
+from sphere.style import METRIC_LOOKS, RC, drawing, fit_integers, legend_above, log_limits, look
 from sphere.tables import TABLES, gather, load
 from sphere.tables.layout import METHOD_LABELS, PRE_EDITED
 from sphere.tables.neurons import gather_neurons
@@ -155,17 +157,42 @@ def test_a_users_matplotlibrc_changes_nothing_and_is_left_alone(tmp_path: Path) 
     assert matplotlib.rcParams["svg.hashsalt"] != RC["svg.hashsalt"]
 
 
-def test_no_text_leaves_the_page(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
+def test_no_text_leaves_the_page_or_covers_another(drawn: list[Figure], tmp_path: Path) -> None:
+    """On a study with the longest names and titles that occur here: two datasets, five methods, bounds of zero."""
+    methods = ["memit", "memit-seq", "memit+sphere", "alphaedit", "sphere"]
+    scope = made_up_study.study(models=["embedded"], methods=methods, seeds=[0], checkpoints=[20, 60, 100])
+    root = made_up_study.make_results(tmp_path, scope)
+    gather(root, scope, root / "tables")
+    energy = load(root / "tables", "energy_summary")
+    energy.loc[energy["batch"] == 1, "bound"] = 0.0
+    energy.to_csv(root / "tables" / "energy_summary.csv", index=False)
+    original, edited = made_up_study.weights()
+    gather_neurons(
+        root / "tables",
+        {"embedded": {0: original}},
+        [
+            ({"model": "embedded", "dataset": dataset, "seed": 0, "edits": 100, "method": method}, {0: edited["memit"]})
+            for dataset in scope["datasets"]
+            for method in methods
+        ],
+    )
     for name in FIGURES:
-        FIGURES[name](gathered, tmp_path / name, published=PUBLISHED)
+        FIGURES[name](root / "tables", tmp_path / name, published=PUBLISHED)
     assert len(drawn) == len(FIGURES)
     for figure, name in zip(drawn, FIGURES, strict=True):
-        box = figure.get_tightbbox(figure.canvas.get_renderer())
-        width, height = figure.get_size_inches()
-        assert box.x0 > -0.02, name
-        assert box.y0 > -0.02, name
-        assert box.x1 < width + 0.02, name
-        assert box.y1 < height + 0.02, name
+        renderer = figure.canvas.get_renderer()
+        ticks = [label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels()]
+        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text() and text not in ticks]
+        boxes = [text.get_window_extent(renderer) for text in texts]
+        for text, box in zip(texts, boxes, strict=True):
+            assert box.x0 >= -1, (name, text)
+            assert box.y0 >= -1, (name, text)
+            assert box.x1 <= figure.bbox.x1 + 1, (name, text)
+            assert box.y1 <= figure.bbox.y1 + 1, (name, text)
+        for (one, first), (other, second) in itertools.combinations(zip(texts, boxes, strict=True), 2):
+            across = min(first.x1, second.x1) - max(first.x0, second.x0)
+            along = min(first.y1, second.y1) - max(first.y0, second.y0)
+            assert min(across, along) <= 1, (name, one, other)
 
 
 def test_figures_of_a_study_with_next_to_nothing(tmp_path: Path) -> None:
@@ -258,7 +285,7 @@ def test_a_method_without_its_results_is_not_drawn(drawn: list[Figure], tmp_path
     groups = {"m, zsRE": {"original": original, "sphere": edited["sphere"], "memit": np.full_like(original, np.nan)}}
     neuron_cosine(groups, tmp_path / "x")
     titles = [axis.get_title(loc="left") for axis in drawn[0].axes if axis.images and axis.get_title(loc="left")]
-    assert [title.split(",")[0] for title in titles] == ["Original", "SPHERE"]
+    assert [title.split("\n")[0] for title in titles] == ["Original", "SPHERE"]
     neuron_map({"m, zsRE": {"sphere": edited["sphere"]}}, tmp_path / "y")
     assert drawn[1].axes == []
 
@@ -289,10 +316,21 @@ def test_regression_agrees_with_scipy() -> None:
     assert fitted[1] == pytest.approx(y.mean())
 
 
-def test_whole_decades_always_hold_two_powers() -> None:
-    assert whole_decades([0.02, 3]) == pytest.approx((0.008, 12.5))
-    assert whole_decades([5.0]) == pytest.approx((0.8, 12.5))
-    assert whole_decades([1.0]) == pytest.approx((0.8, 12.5))
+def test_log_limits_hold_the_values_and_two_powers_of_ten() -> None:
+    assert log_limits([0.02, 30]) == pytest.approx((0.014, 42))
+    for values in ([0.02, 3], [5.0], [1.0], [0.1, 1], [12, 99]):
+        low, high = log_limits(values)
+        assert low < min(values)
+        assert max(values) < high
+        assert np.floor(np.log10(high)) - np.ceil(np.log10(low)) >= 1
+
+
+@pytest.mark.parametrize(("count", "rows"), [(0, []), (3, [3]), (4, [4]), (5, [3, 2]), (8, [4, 4]), (9, [3, 3, 3])])
+def test_rows_of_panels_are_even(count: int, rows: list[int]) -> None:
+    items = [str(item) for item in range(count)]
+    found = in_rows(items, 4)
+    assert [len(row) for row in found] == rows
+    assert [item for row in found for item in row] == items
 
 
 def test_ticks_stand_on_checkpoints_and_do_not_collide(tmp_path: Path) -> None:
@@ -320,4 +358,4 @@ def test_the_legend_names_each_series_once(tmp_path: Path) -> None:
 def test_every_caption_belongs_to_something_drawn_or_written() -> None:
     captions = {path.stem for path in (ROOT / "workflow" / "report").glob("*.rst")}
     expected = {f"figure_{name}" for name in FIGURES} | {f"table_{name}" for name in TABLES}
-    assert captions == expected | {"table_claims", "workflow"}
+    assert captions == expected | {"table_claims", "provenance", "data", "workflow"}

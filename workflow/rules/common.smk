@@ -143,6 +143,12 @@ def caption(kind, name):
     return f"../report/{kind}_{name}.rst"
 
 
+def title(*name):
+    """The title of a caption, its first line: ``title("figure", "training")``, ``title("provenance")``."""
+    path = Path(workflow.basedir) / "workflow" / "report" / f"{'_'.join(name)}.rst"
+    return path.read_text(encoding="utf-8").splitlines()[0]
+
+
 def captioned(kind):
     """The names of all figures or tables: each has a caption."""
     folder = Path(workflow.basedir) / "workflow" / "report"

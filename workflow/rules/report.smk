@@ -135,11 +135,20 @@ rule tables:
                 f"<study>/tables/{name}.html",
                 caption=caption("table", name),
                 category="Tables",
-                labels={"table": name},
+                labels={"table": title("table", name)},
             )
             for name in TABLES
         ],
-        expand("<study>/tables/{name}.{ext}", name=TABLES, ext=["csv", "md", "tex"]),
+        [
+            report(
+                f"<study>/tables/{name}.csv",
+                caption="../report/data.rst",
+                category="Data",
+                labels={"file": f"{name}.csv"},
+            )
+            for name in TABLES
+        ],
+        expand("<study>/tables/{name}.{ext}", name=TABLES, ext=["md", "tex"]),
     params:
         sources=["published"],
     log:
@@ -169,7 +178,7 @@ rule figures:
                 f"<study>/figures/{name}.svg",
                 caption=caption("figure", name),
                 category="Figures",
-                labels={"figure": name},
+                labels={"figure": title("figure", name)},
             )
             for name in FIGURES
         ],
@@ -202,10 +211,17 @@ rule claims:
             "<study>/claims/claims.html",
             caption=caption("table", "claims"),
             category="Claims",
-            labels={"table": "claims"},
+            labels={"table": title("table", "claims")},
         ),
-        "<study>/claims/claims.csv",
-        "<study>/claims/claims_detail.csv",
+        [
+            report(
+                f"<study>/claims/{name}.csv",
+                caption="../report/data.rst",
+                category="Data",
+                labels={"file": f"{name}.csv"},
+            )
+            for name in ("claims", "claims_detail")
+        ],
         "<study>/claims/claims.md",
     params:
         sources=["published"],
@@ -225,11 +241,49 @@ rule claims:
         "../scripts/claims.py"
 
 
+rule provenance:
+    input:
+        rules.tables.output,
+        rules.figures.output,
+        rules.claims.output,
+    output:
+        html=report(
+            "<study>/provenance.html",
+            caption="../report/provenance.rst",
+            category="Provenance",
+            labels={"page": title("provenance")},
+        ),
+        artefacts=report(
+            "<study>/artefacts.csv",
+            caption="../report/data.rst",
+            category="Data",
+            labels={"file": "artefacts.csv"},
+        ),
+        page="<study>/provenance.md",
+    params:
+        study=WHOLE.plain(),
+    log:
+        "<logs>/provenance.log",
+    benchmark:
+        "<benchmarks>/provenance.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(500),
+        runtime=growing(20),
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Writing down what made the results"
+    script:
+        "../scripts/provenance.py"
+
+
 rule report:
     input:
         rules.tables.output,
         rules.figures.output,
         rules.claims.output,
+        rules.provenance.output,
     output:
         html=ensure("<study>/report.html", non_empty=True),
     params:
@@ -248,5 +302,5 @@ rule report:
     message:
         "Writing {output.html}"
     shell:
-        "snakemake tables figures claims --report {output.html} --snakefile {params.snakefile:q} --nolock"
+        "snakemake tables figures claims provenance --report {output.html} --snakefile {params.snakefile:q} --nolock"
         " --workflow-profile none --config {params.overrides:q} > {log} 2>&1"
