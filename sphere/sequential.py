@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from sphere.errors import InputError, NumericalError
 from sphere.hooks import capture_inputs, capture_output, forward
 from sphere.methods import Method, resolve
 from sphere.models import adapter
-from sphere.postprocess.base import PostContext
+from sphere.postprocess.base import PostContext, PostProcess
 from sphere.postprocess.sphere import Sphere
 from sphere.solvers.alphaedit import AlphaEdit
 from sphere.solvers.base import ClosedFormSolver, GradientSolver, LayerProblem
@@ -390,15 +391,17 @@ class Editor:
 
     # -------------------------------------------------------------------------------------------- post-processes
 
-    def _processes(self, scope: str) -> list[Any]:
-        return [p for p in self.method.postprocess if p.stage == "update" and p.scope == scope]
+    def _processes(self, scope: str) -> list[PostProcess]:
+        """Those of one scope that every update passes: what stands in front of the first for evaluation."""
+        each = takewhile(lambda p: p.stage == "update", self.method.postprocess)
+        return [p for p in each if p.scope == scope]
 
     def _context(self, layer: int, weight: Tensor) -> PostContext:
         return PostContext(weight, self.pretrained[layer], self.directions.get(layer))
 
     def _evaluated(self, after: Matrices) -> Matrices:
         """The weights to evaluate: ``after`` itself unless the method restrains the accumulated update."""
-        processes = [p for p in self.method.postprocess if p.stage == "evaluated"]
+        processes = list(dropwhile(lambda p: p.stage == "update", self.method.postprocess))
         if not processes:
             return after
         evaluated = {}

@@ -38,8 +38,8 @@ class PostProcess(BaseModel, ABC):
     """What a method row, or the part after a ``+``, calls it."""
     stage: ClassVar[Literal["update", "evaluated"]] = "update"
     """``update``: each update is replaced by the result before it is kept. ``evaluated``: applied to the sum
-    of all updates since the pretrained weight, only for evaluation; the next batch starts from the untouched
-    weight."""
+    of all updates since the pretrained weight, only for evaluation, and so is every post-process behind it; the
+    next batch starts from the untouched weight."""
     scope: Literal["layer", "batch"] = "batch"
     """When an ``update`` stage is applied: ``layer``, right after a layer is solved, so that later layers see
     the result; ``batch``, to every layer's update after the whole batch is solved."""

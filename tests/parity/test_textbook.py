@@ -1,0 +1,246 @@
+"""Whole sequential runs in float64 against a textbook: dense formulas, one text at a time, torch's own Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, ModelMaker, TokenizerMaker
+from test_sequential import LAYERS, statistics
+from test_values import CONTEXTS, REQUESTS, plain_target_value
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sphere.config import ValueSettings
+from sphere.data import EditRequest
+from sphere.models import Adapter
+from sphere.sequential import EditState, edit
+from sphere.tokens import encode
+
+VALUES = ValueSettings(steps=3, lr=3.0, clamp_norm_factor=20.0)  # large steps, so that PRUNE has something to do
+BATCHES = (REQUESTS[:2], REQUESTS[2:])
+WEIGHT, MU, RIDGE, THRESHOLD, ETA, ALPHA = 0.1, 3.0, 0.5, 0.9, 0.3, 0.7
+
+Matrices = dict[int, Tensor]
+Solve = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(K, R, C, M) -> dW, as the methods are written down."""
+Process = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(dW, W, pretrained W) -> dW'."""
+
+
+def eye(size: int) -> Tensor:
+    return torch.eye(size, dtype=torch.float64)
+
+
+def memit(k: Tensor, r: Tensor, c: Tensor, _m: Tensor) -> Tensor:
+    return r @ k.T @ torch.linalg.inv(WEIGHT * c + k @ k.T)
+
+
+def memit_seq(k: Tensor, r: Tensor, c: Tensor, m: Tensor) -> Tensor:
+    return r @ k.T @ torch.linalg.inv(WEIGHT * c + m + k @ k.T)
+
+
+def encore(k: Tensor, r: Tensor, c: Tensor, m: Tensor) -> Tensor:
+    return r @ k.T @ torch.linalg.inv(WEIGHT * c + m + MU * eye(len(c)) + k @ k.T)
+
+
+def kept_out(c: Tensor) -> Tensor:
+    """I - P: the projector on the directions that AlphaEdit may not touch."""
+    values, vectors = torch.linalg.eigh(c)
+    strong = vectors[:, values >= THRESHOLD]
+    assert 0.2 < strong.shape[1] / len(c) < 0.8
+    return strong @ strong.T
+
+
+def alphaedit(k: Tensor, r: Tensor, c: Tensor, m: Tensor) -> Tensor:
+    p = eye(len(c)) - kept_out(c)
+    return torch.linalg.solve(p @ (k @ k.T + m) + RIDGE * eye(len(c)), p @ k @ r.T).T
+
+
+def rome(k: Tensor, r: Tensor, _c: Tensor, _m: Tensor) -> Tensor:
+    return r @ k.T / (k.T @ k)
+
+
+def projected(update: Tensor, weight: Tensor) -> Tensor:
+    """SPHERE on the directions of ``weight``, by the d_in x d_in Gram matrix and projector."""
+    rows = weight / (weight.norm(dim=1, keepdim=True) + 1e-8)
+    values, vectors = torch.linalg.eigh(rows.T @ rows / len(rows))
+    shares = (values.flip(0) / values.sum()).cumsum(0)
+    u = vectors.flip(1)[:, : 1 + int((shares <= ETA).sum())]
+    return update @ (eye(len(values)) - ALPHA * u @ u.T)
+
+
+def on_pretrained(update: Tensor, _weight: Tensor, pretrained: Tensor) -> Tensor:
+    return projected(update, pretrained)
+
+
+def on_current(update: Tensor, weight: Tensor, _pretrained: Tensor) -> Tensor:
+    return projected(update, weight)
+
+
+def rect(update: Tensor, weight: Tensor, _pretrained: Tensor) -> Tensor:
+    size = (update / (weight + 1e-8)).abs()
+    return update.where(size >= size.flatten().sort(descending=True).values[round(0.4 * size.numel()) - 1], 0.0)
+
+
+def prune(update: Tensor, _weight: Tensor, pretrained: Tensor) -> Tensor:
+    u, s, v = torch.linalg.svd(update, full_matrices=False)
+    most = torch.linalg.svdvals(pretrained)[0]
+    assert s[0] > most, "the test needs something to prune"
+    return u * s.where(s <= most, s.log() - most.log() + most) @ v
+
+
+def revive(update: Tensor, _weight: Tensor, pretrained: Tensor) -> Tensor:
+    u, s, v = torch.linalg.svd(pretrained)
+    r = 1 + int((s.square().cumsum(0) / s.square().sum() < 0.5).sum())
+    return u[:, r:] @ u[:, r:].T @ update @ v[r:].T @ v[r:]
+
+
+def plain_state(
+    parts: Adapter, tokenizer: PreTrainedTokenizerBase, request: EditRequest, layer: int
+) -> tuple[Tensor, Tensor]:
+    """Key (d_in,), averaged over contexts, at ``layer`` and output (d,) of the last edited layer at the bare prompt."""
+    keys, outputs = list[Tensor](), list[Tensor]()
+    for prefix in CONTEXTS.prefixes:
+        text = encode(tokenizer, prefix + request.prompt, subject_end=len(prefix) + request.subject_end)
+        at = text.subject_last
+
+        def key(_module: object, inputs: tuple[Tensor, ...], at: Any = at) -> None:
+            keys.append(inputs[0][0, at])
+
+        def output(_module: object, _inputs: object, found: Any, at: Any = at) -> None:
+            outputs.append((found[0] if isinstance(found, tuple) else found)[0, at])
+
+        handles = [
+            parts.projection(layer).register_forward_pre_hook(key),
+            parts.layer(LAYERS[-1]).register_forward_hook(output),
+        ]
+        parts.model(torch.tensor([text.ids]), use_cache=False)
+        for handle in handles:
+            handle.remove()
+    return (keys[0] + (keys[1] + keys[2]) / 2) / 2, outputs[0]
+
+
+def textbook(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    solve: Solve,
+    *,
+    layers: tuple[int, ...] = LAYERS,
+    one_by_one: bool = False,
+    after_layer: Process | None = None,
+    after_batch: tuple[Process, ...] = (),
+    for_evaluation: tuple[Process, ...] = (),
+) -> tuple[Matrices, Matrices]:
+    """(the weights to evaluate, the weights carried) after ``BATCHES``."""
+    parts = Adapter(model)
+    moments = statistics(model, layers).second_moments
+    pretrained = {i: parts.weight(i).clone() for i in layers}
+    past = {i: torch.zeros_like(c) for i, c in moments.items()}
+
+    def stacked(requests: tuple[EditRequest, ...], layer: int) -> tuple[Tensor, Tensor]:
+        found = [plain_state(parts, tokenizer, request, layer) for request in requests]
+        return torch.stack([k for k, _ in found], dim=1), torch.stack([h for _, h in found], dim=1)
+
+    for batch in BATCHES:
+        before = {i: parts.weight(i).clone() for i in layers}
+        for group in [(request,) for request in batch] if one_by_one else [batch]:
+            z = [plain_target_value(model, tokenizer, r, CONTEXTS, layers[-1], VALUES) for r in group]
+            for number, i in enumerate(layers):
+                k, h = stacked(group, i)
+                update = solve(k, (torch.stack(z, dim=1) - h) / (len(layers) - number), moments[i], past[i])
+                if after_layer is not None:
+                    update = after_layer(update, parts.weight(i), pretrained[i])
+                parts.set_weight(i, parts.weight(i) + update)
+        for i in layers:
+            update = parts.weight(i) - before[i]
+            for process in after_batch:
+                update = process(update, before[i], pretrained[i])
+            parts.set_weight(i, before[i] + update)
+        for i in layers:
+            k, _ = stacked(batch, i)
+            past[i] += k @ k.T
+    carried = {i: parts.weight(i).clone() for i in layers}
+    evaluated = {}
+    for i in layers:
+        change = carried[i] - pretrained[i]
+        for process in for_evaluation:
+            change = process(change, carried[i], pretrained[i])
+        evaluated[i] = pretrained[i] + change
+    return evaluated, carried
+
+
+SETTINGS: dict[str, Any] = {"second_moment_weight": WEIGHT}
+PROJECTION: dict[str, Any] = {"eta": ETA, "alpha": ALPHA}
+NULL_SPACE: dict[str, Any] = {"ridge": RIDGE, "nullspace_threshold": THRESHOLD}
+RUNS: dict[str, tuple[Solve, dict[str, Any], dict[str, Any]]] = {
+    "memit": (memit, SETTINGS, {}),
+    "memit-seq": (memit_seq, SETTINGS, {}),
+    "encore": (encore, SETTINGS | {"ridge": MU}, {}),
+    "alphaedit": (alphaedit, NULL_SPACE, {}),
+    "rome": (rome, {}, {"layers": LAYERS[-1:], "one_by_one": True}),
+    "rect": (memit, SETTINGS, {"after_batch": (rect,)}),
+    "revive": (memit, SETTINGS, {"after_batch": (revive,)}),
+    "prune": (memit, SETTINGS, {"for_evaluation": (prune,)}),
+    "sphere": (alphaedit, NULL_SPACE | PROJECTION, {"after_layer": on_pretrained}),
+    "memit+sphere": (memit, SETTINGS | PROJECTION, {"after_batch": (on_pretrained,)}),
+    "memit-seq+sphere": (memit_seq, SETTINGS | PROJECTION | {"directions": "current"}, {"after_batch": (on_current,)}),
+    "rect+sphere": (memit, SETTINGS | PROJECTION, {"after_batch": (rect, on_pretrained)}),
+    "prune+sphere": (memit, SETTINGS | PROJECTION, {"for_evaluation": (prune, on_pretrained)}),
+    "rome+sphere": (
+        rome,
+        PROJECTION,
+        {"layers": LAYERS[-1:], "one_by_one": True, "after_batch": (on_pretrained,)},
+    ),
+}
+CASES = [(name, "llama") for name in RUNS] + [
+    (name, family) for name in ("memit-seq", "sphere") for family in FAMILIES if family != "llama"
+]
+
+
+def run(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EditState:
+    return edit(
+        model,
+        tokenizer,
+        REQUESTS,
+        method=name,
+        layers=LAYERS,
+        values=VALUES,
+        contexts=CONTEXTS,
+        statistics=statistics(model),
+        hyperparameters=RUNS[name][1],
+        batch_size=2,
+    )
+
+
+@pytest.mark.parametrize(("name", "family"), CASES)
+def test_a_run_is_the_textbook_s(
+    name: str, family: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(family not in ("gpt2", "qwen2"))
+    model, twin = (tiny_model(family, len(tokenizer)).double() for _ in range(2))
+    solve, _, order = RUNS[name]
+    with torch.enable_grad():
+        evaluated, carried = textbook(twin, tokenizer, solve, **order)
+    state = run(name, model, tokenizer)
+    tolerance = 1e-6 if family == "gptj" else 1e-8  # GPT-J's attention is in float32 whatever the model's dtype
+    assert state.weights.keys() == evaluated.keys()
+    for i, weight in state.weights.items():
+        size = float((evaluated[i] - state.pretrained[i]).norm())
+        assert size > 1e-3
+        assert float((weight - evaluated[i]).norm()) <= tolerance * size
+        assert float((state.carried.get(i, weight) - carried[i]).norm()) <= tolerance * size
+        assert torch.equal(Adapter(model).weight(i), weight)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kept_out_keys_give_what_they_gave(family: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    """AlphaEdit's W k, for keys k in the subspace that text uses most."""
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model(family, len(tokenizer)).double()
+    state = run("alphaedit", model, tokenizer)
+    for i, c in statistics(model).second_moments.items():
+        change = state.weights[i] - state.pretrained[i]
+        assert float((change @ kept_out(c)).norm()) <= 1e-12 * float(change.norm())
