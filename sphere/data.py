@@ -104,14 +104,19 @@ def load_requests(path: str | Path, *, references: str | Path | None = None) -> 
     return loaded
 
 
-def validate_batch(requests: Sequence[EditRequest]) -> None:
-    """Refuse a batch no single update can satisfy: repeated case ids, or one prompt with two new targets."""
+def validate_case_ids(requests: Sequence[EditRequest]) -> None:
+    """Refuse a stream in which a case id comes back, in whichever batch."""
     cases: set[int] = set()
-    prompts: dict[str, EditRequest] = {}
     for request in requests:
         if request.case_id in cases:
-            raise InputError(f"case {request.case_id} appears twice in one batch: give every record its own case_id")
+            raise InputError(f"case {request.case_id} appears twice: give every record its own case_id")
         cases.add(request.case_id)
+
+
+def validate_batch(requests: Sequence[EditRequest]) -> None:
+    """Refuse a batch no single update can satisfy: one prompt with two new targets."""
+    prompts: dict[str, EditRequest] = {}
+    for request in requests:
         first = prompts.setdefault(request.prompt, request)
         if first.target_new != request.target_new:
             raise InputError(

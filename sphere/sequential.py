@@ -24,7 +24,7 @@ from sphere.artifacts import write_atomically
 from sphere.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
 from sphere.config import ValueSettings
 from sphere.contexts import Contexts, sample_contexts
-from sphere.data import EditRequest, validate_batch
+from sphere.data import EditRequest, validate_batch, validate_case_ids
 from sphere.directions import PrincipalSpectrum, principal_spectrum
 from sphere.energy import Energy, measure_energy, perturbation, theorem_bound
 from sphere.errors import InputError, NumericalError
@@ -476,6 +476,7 @@ def _batches(
                 "give a subject of its prompt and where it starts"
             )
     encode_many(tokenizer, [(r.prompt, r.target_new, r.subject_end) for r in requests])
+    validate_case_ids(requests)
     for start in range(0, len(requests), size):
         batch = requests[start : start + size]
         validate_batch(batch)

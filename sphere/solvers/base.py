@@ -83,7 +83,7 @@ class ClosedFormSolver(Solver):
     """A solver whose update of a layer is a formula."""
 
     needs_null_space: ClassVar[bool] = False
-    """Whether ``LayerProblem.basis`` must be given; it comes from the solver's own ``null_space``."""
+    """Whether ``LayerProblem.basis`` must be given: what AlphaEdit's ``editable`` chooses; derive from it."""
     accumulates_keys: ClassVar[bool] = False
     """Whether it reads ``LayerProblem.past``."""
 

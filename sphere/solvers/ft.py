@@ -84,7 +84,7 @@ class FineTuning(GradientSolver):
                     break
 
     def _loss(self, model: nn.Module, batch: Sequence[Encoded], pad_id: int, device: torch.device | str) -> Tensor:
-        """Mean over requests of the mean over target tokens of the negative log-likelihood; scalar float32."""
+        """Mean over requests of the mean over target tokens of the negative log-likelihood; float32 or wider."""
         import torch
 
         from sphere.tokens import right_pad
@@ -100,10 +100,11 @@ class FineTuning(GradientSolver):
             tokens += item.ids[start:]
             shares += [1 / (count * len(batch))] * count
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits  # (B, T, V)
+        exact = torch.promote_types(logits.dtype, torch.float32)
         nll = torch.nn.functional.cross_entropy(
-            logits[rows, positions].float(), torch.tensor(tokens, device=logits.device), reduction="none"
+            logits[rows, positions].to(exact), torch.tensor(tokens, device=logits.device), reduction="none"
         )
-        return nll @ torch.tensor(shares, device=nll.device)
+        return nll @ torch.tensor(shares, dtype=exact, device=nll.device)
 
 
 @contextmanager

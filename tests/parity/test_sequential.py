@@ -151,19 +151,6 @@ def test_update_solves_the_batch(tiny_model: ModelMaker, tiny_tokenizer: Tokeniz
     torch.testing.assert_close(change, wanted - before, rtol=1e-6, atol=1e-8)
 
 
-def test_transposed_layout_edits_the_same_function(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
-    """GPT-2 stores its projection transposed: the update found through the view is the one its forward pass uses."""
-    tokenizer = tiny_tokenizer(False)
-    model = tiny_model("gpt2", len(tokenizer)).double()
-    editor = make_editor(model, tokenizer, "memit")
-    before = {i: w.clone() for i, w in editor.pretrained.items()}
-    inputs = torch.randn(5, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    module = adapter(model).projection(1)
-    old: Tensor = module(inputs)
-    state = editor.run(REQUESTS, batch_size=3)
-    torch.testing.assert_close(module(inputs) - old, inputs @ (state.weights[1] - before[1]).T)
-
-
 def test_energy_rows(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
     tokenizer = tiny_tokenizer(True)
     records: list[Record] = []
@@ -205,14 +192,6 @@ def test_pruned_weights_are_evaluated_and_unpruned_carried(
         assert torch.linalg.matrix_norm(change, 2) < 0.99 * torch.linalg.matrix_norm(whole, 2)
 
 
-def test_bfloat16_model_keeps_float32_weights(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
-    tokenizer = tiny_tokenizer(True)
-    model = tiny_model("llama", len(tokenizer)).bfloat16()
-    state = make_editor(model, tokenizer, "sphere").run(REQUESTS, batch_size=3)
-    assert {w.dtype for w in state.weights.values()} == {torch.float32}
-    assert torch.equal(adapter(model).weight(1), state.weights[1].bfloat16())
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 @pytest.mark.parametrize("name", METHODS)
 def test_cuda_edits_as_the_cpu_does(name: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
@@ -247,7 +226,8 @@ BAD_REQUESTS = {
     "not at character": [changed(0, subject="Marie Curie")],
     "subject '' is not": [changed(0, subject="")],
     "the target of prompt .* is empty": [changed(0, target_new=" ")],
-    "case 1 appears twice in one batch": [REQUESTS[0], changed(1, case_id=1)],
+    "case 1 appears twice": [REQUESTS[0], changed(1, case_id=1)],
+    "case 7 appears twice": [REQUESTS[0], changed(1, case_id=7)],
     "contradict each other": [REQUESTS[0], changed(0, case_id=9, target_new="Danish")],
     "there is nothing to edit": [],
 }

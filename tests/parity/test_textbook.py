@@ -235,6 +235,44 @@ def test_a_run_is_the_textbook_s(
         assert torch.equal(Adapter(model).weight(i), weight)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("objective", ["target", "prompt_last"])
+@pytest.mark.parametrize("name", ["ft", "ft+sphere"])
+def test_fine_tuning_is_adam_on_the_stated_loss(
+    name: str, objective: str, family: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(family == "llama")
+    model, twin = (tiny_model(family, len(tokenizer)).double() for _ in range(2))
+    parts, layer = Adapter(twin), LAYERS[-1]
+    parameter = parts.parameter(layer).requires_grad_()
+    pretrained = parts.weight(layer).clone()
+
+    def loss(request: EditRequest) -> Tensor:
+        text = encode(tokenizer, request.prompt, target=request.target_new)
+        start = text.target_start or 0
+        log_p = twin(torch.tensor([text.ids]), use_cache=False).logits[0].log_softmax(-1)
+        at = [(place if objective == "target" else start) - 1 for place in range(start, len(text.ids))]
+        return -log_p[at, list(text.ids[start:])].mean()
+
+    for batch in BATCHES:
+        before = parts.weight(layer).clone()
+        adam = torch.optim.Adam([parameter], lr=0.01)
+        for _ in range(3):
+            adam.zero_grad()
+            torch.stack([loss(request) for request in batch]).mean().backward()
+            adam.step()
+        if name == "ft+sphere":
+            parts.set_weight(layer, before + on_pretrained(parts.weight(layer) - before, before, pretrained))
+    given = {"lr": 0.01, "epochs": 3, "stop_loss": 0, "objective": objective}
+    given |= PROJECTION if name == "ft+sphere" else {}
+    state = edit(
+        model, tokenizer, REQUESTS, method=name, layers=LAYERS, contexts=CONTEXTS, hyperparameters=given, batch_size=2
+    )
+    expected = parts.weight(layer)
+    assert (expected - pretrained).abs().max() > 0.02
+    torch.testing.assert_close(state.weights[layer], expected, rtol=0, atol=1e-8)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kept_out_keys_give_what_they_gave(family: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
     """AlphaEdit's W k, for keys k in the subspace that text uses most."""

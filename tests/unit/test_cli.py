@@ -197,7 +197,7 @@ BAD_RECORDS: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
     "empty subject": (_rewrite(subject=" "), '"subject" is empty'),
     "empty target": (_rewrite(target_new={"str": "", "id": "Q1"}), '"str" is empty'),
     "half a character": (_rewrite(target_new={"str": "\ud800", "id": "Q1"}), "surrogate"),
-    "case id twice": (_again, "appears twice in one batch"),
+    "case id twice": (_again, "appears twice: give every record its own case_id"),
     "contradiction": (lambda content: _again(content, str="Zzz", id="Q1"), "contradict each other"),
 }
 
@@ -295,6 +295,15 @@ def test_bad_arguments_are_named(case: str, files: Path, tmp_path: Path, capsys:
     places = {"f": files, "m": files / "llama", "r": files / "requests.json", "o": tmp_path / "out"}
     assert run(*(part.format(**places) for part in line.split())) == 2
     refused(tmp_path, capsys, message)
+
+
+def test_a_singular_system_says_what_to_do(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fewer tokens of text than a key has entries."""
+    corpus = files / "short.txt"
+    corpus.write_text("Ada lives.", encoding="utf-8")
+    inputs = ("--corpus", corpus, "--method", "memit", "--out", tmp_path / "out", "--limit", 1)
+    assert run("edit", files / "llama", files / "requests.json", *inputs) == 1
+    refused(tmp_path, capsys, "is singular to working precision: take the key statistics from more text")
 
 
 def test_a_failure_on_the_way_leaves_nothing(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sphere.data import EditRequest, Probe, load_requests, validate_batch
+from sphere.data import EditRequest, Probe, load_requests, validate_batch, validate_case_ids
 from sphere.errors import InputError
 
 COUNTERFACT = {
@@ -259,10 +259,12 @@ def test_a_subject_is_found_where_its_template_put_it(before, subject, tmp_path_
     assert request.prompt[request.subject_start : request.subject_end] == request.subject == subject.strip()
 
 
-def test_a_batch_may_not_contradict_or_repeat_itself(write):
+def test_a_stream_may_not_repeat_a_case_and_a_batch_not_contradict_itself(write):
     first = load_requests(write([COUNTERFACT])).requests[0]
-    validate_batch([first, replace(first, case_id=18)])  # the same edit twice is odd, but can be satisfied
+    same = [first, replace(first, case_id=18)]  # the same edit twice is odd, but can be satisfied
+    validate_case_ids(same)
+    validate_batch(same)
     with pytest.raises(InputError, match="case 17 appears twice"):
-        validate_batch([first, first])
+        validate_case_ids([first, first])
     with pytest.raises(InputError, match="cases 17 and 18 contradict each other"):
         validate_batch([first, replace(first, case_id=18, target_new="baker")])
