@@ -425,7 +425,7 @@ class Editor:
         for i in self.layers:
             delta = new[i].sum - old[i].sum
             probe = self.statistics.probe_keys.get(i) if self.statistics is not None else None
-            measured = float("nan")
+            measured, basis = float("nan"), self.bases.get(i)
             if probe is not None and probe.numel():
                 measured = perturbation(change[i], probe.to(change[i].device))
             rows.append(
@@ -441,6 +441,7 @@ class Editor:
                     "bound": theorem_bound(delta, old[i].theorem_constant),
                     "update_norm": float(change[i].double().norm()),
                     "weight_norm": float(self.state.weights[i].double().norm()),
+                    "editable_share": basis.shape[1] / basis.shape[0] if basis is not None else float("nan"),
                 }
             )
         return rows

@@ -79,7 +79,7 @@ def edit_segment(
 
 ENERGY_COLUMNS = (
     *("edits", "batch", "layer", "he_sum", "he_mean", "delta_he", "theorem_k", "perturbation", "bound"),
-    *("update_norm", "weight_norm"),
+    *("update_norm", "weight_norm", "editable_share"),
 )
 
 

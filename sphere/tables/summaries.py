@@ -40,7 +40,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "editing_by_method": (*CELL, "metric_family", "metric", *INTERVAL, "n_seeds", "n"),
     "energy_summary": (
         *STREAM, "batch", "layer", "he_sum", "he_mean", "delta_he", "theorem_k", "perturbation", "bound",
-        "update_norm", "weight_norm",
+        "update_norm", "weight_norm", "editable_share",
     ),
     "general_ability_summary": (*STREAM, "task", "family", "metric", "value", "stderr", "n"),
     "general_ability_by_method": (*CELL, "family", *INTERVAL, "n_seeds"),

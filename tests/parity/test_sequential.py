@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -167,6 +168,15 @@ def test_energy_rows(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> 
             assert row["he_sum"] - last["he_sum"] == pytest.approx(row["delta_he"])
             assert row["perturbation"] > 0
             assert row["bound"] == pytest.approx((row["delta_he"] / row["theorem_k"]) ** 2)
+
+
+def test_energy_rows_say_what_share_of_directions_the_null_space_keeps(
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(True)
+    for name, share in (("sphere", 38 / 64), ("memit", None)):  # a fraction of 0.6, rounded to whole directions
+        for row in make_editor(tiny_model("llama", len(tokenizer)), tokenizer, name).first_record().energy:
+            assert row["editable_share"] == share if share else math.isnan(row["editable_share"])
 
 
 def test_pruned_weights_are_evaluated_and_unpruned_carried(
