@@ -6,12 +6,13 @@ STUDY ?= embedded
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: reproduce test lint setup reference
+.PHONY: reproduce test lint packages setup reference
 
+# Bars on a terminal, lines in a log.
 reproduce: setup
-	snakemake --cores all --config study=$(STUDY)
+	snakemake --cores all $$(test -t 2 && echo --logger rich) --config study=$(STUDY)
 
-test: lint
+test: lint packages
 	pytest tests/unit tests/parity tests/workflow
 
 # Style, types, the workflow's format and lints, and a dry run of every study (the last two: tests/workflow).
@@ -19,6 +20,10 @@ lint: setup
 	ruff check .
 	mypy
 	snakefmt --check Snakefile workflow
+
+# TeX and Chromium, where they are not there yet.
+packages:
+	.ci/packages
 
 # What follows from sphere/config.py: workflow/schemas/ and the tables of config/README.md.
 reference: setup

@@ -17,6 +17,7 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; 
 table {{ border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid; }}
 th {{ border-bottom: 1px solid; }}
 td {{ font-variant-numeric: tabular-nums; }}
+pre {{ overflow-x: auto; background: #f5f5f5; padding: 1em; }}
 th, td {{ padding: 0.25em 0.8em; text-align: left; vertical-align: top; }}
 </style></head>
 <body>
@@ -30,5 +31,6 @@ def write_pages(markdown: Iterable[Path]) -> None:
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     for path in markdown:
         body = reader.render(path.read_text(encoding="utf-8"))
+        body = body.replace("&lt;u&gt;", "<u>").replace("&lt;/u&gt;", "</u>")  # Markdown has no underline of its own
         with write_atomically(path.with_suffix(".html")) as temporary:
             temporary.write_text(PAGE.format(title=path.stem, body=body), encoding="utf-8")

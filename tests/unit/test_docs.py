@@ -75,7 +75,7 @@ def names(cell: str) -> list[str]:
 # ------------------------------------------------------------------------------------------------ every page
 
 
-PAGES = [*DOCS.glob("*.md"), *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md"))]
+PAGES = [*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -89,6 +89,11 @@ def test_named_files_are_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"`((?:tests|sphere|config|docs|workflow)/[\w./-]+\.\w+)`", text):
         assert (ROOT / target).exists() or "NAME" in target, target
+
+
+def test_every_page_is_in_the_readme() -> None:
+    linked = re.findall(r"\]\((docs/[^)#]+\.md)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert sorted(set(linked)) == sorted(f"docs/{page.name}" for page in DOCS.glob("*.md"))
 
 
 def test_version_and_licence_agree() -> None:

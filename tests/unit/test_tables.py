@@ -470,8 +470,9 @@ def test_tables_of_a_study_with_next_to_nothing(tmp_path: Path) -> None:
         well_formed((root / "out" / f"{name}.tex").read_text())
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(gathered: Path, tmp_path: Path) -> None:
+    if shutil.which("pdflatex") is None:
+        pytest.fail("pdflatex is not installed: .ci/packages says what it is in", pytrace=False)
     write_all(gathered, tmp_path, published=PUBLISHED)
     body = "\n".join(f"\\input{{{name}.tex}}\\clearpage" for name in TABLES)
     document = f"\\documentclass{{article}}\\usepackage{{booktabs,graphicx}}\\begin{{document}}{body}\\end{{document}}"
