@@ -83,6 +83,11 @@ def fetch_snapshot(source: Source, out: Path, locks: Path) -> None:
     files = [name for name in _files(folder) if any(fnmatch(str(name), pattern) for pattern in patterns)]
     if not files:
         raise InputError(f"{source.url} at {commit} has no {', '.join(patterns)}: check its id, revision and subset")
+    if source.kind == "model" and not any(name.suffix == ".safetensors" for name in files):
+        raise InputError(
+            f"{source.url} at {commit} has no safetensors: save_pretrained it into a folder with transformers, and "
+            f"name that under sources in config.yaml ({source.name}: FOLDER)"
+        )
     found: dict[str, Any] = {"commit": folder.name, "files": {str(name): _identity(folder / name) for name in files}}
     for name in files:  # the hub's cache calls a large file by its sha256
         blob, sha256 = (folder / name).resolve().name, found["files"][str(name)]["sha256"]

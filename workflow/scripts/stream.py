@@ -11,7 +11,7 @@ from sphere.streams import draw_stream
 
 with job(snakemake, sources=snakemake.params.sources):
     skipped = draw_stream(
-        Path(snakemake.input.dataset),
+        Path(snakemake.input.dataset[0]),
         Path(snakemake.output.requests),
         edits=snakemake.params.edits,
         rng=np.random.default_rng(snakemake.params.seed),

@@ -1,0 +1,70 @@
+"""A study that would download everything, run from files of one's own without a network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sphere.artifacts import digest, verify
+
+from .conftest import Workplace
+
+STUDY = {
+    "name": "own",
+    "models": ["own"],
+    "datasets": {"zsre": {"source": "download", "item": "multi_counterfact"}},
+    "methods": ["memit"],
+    "batch_size": 2,
+    "checkpoints": [2],
+    "tasks": {"names": ["rte", "sphere_rte_zeroshot"]},
+    "corpus": {"item": "attribute_snippets"},
+}
+MODEL = {
+    "name": "own",
+    "source": {"kind": "hub", "id": "Qwen/Qwen2.5-7B-Instruct"},
+    "layers": [1],
+    "statistics": {"documents": 2},
+}
+RECORDS = [
+    {"src": f"Where does {name} live?", "subject": name, "answers": ["Rome"]} for name in ("Ada", "Ben", "", "Cleo")
+]
+
+
+def test_files_of_ones_own_stand_for_every_download(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = workplace.folder
+    for kind, content in (("studies", STUDY), ("models", MODEL)):
+        (folder / "config" / kind / "own.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    (folder / "records.json").write_text(json.dumps(RECORDS), encoding="utf-8")
+    (folder / "texts.txt").write_text("One.\n\nTwo.\n\nThree.\n", encoding="utf-8")
+    for name, file in (("model", "config.json"), ("rte", "README.md")):
+        (folder / name).mkdir()
+        (folder / name / file).write_text("{}", encoding="utf-8")
+    places = {
+        "multi_counterfact": "records.json",
+        "attribute_snippets": "texts.txt",
+        "qwen2.5-7b-instruct": "model",
+        "rte": "rte",
+    }
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("http_proxy", "https_proxy"):  # whoever asks for a network fails at once
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    targets = ["streams/zsre/seed0.json", "corpus.txt", "own/model"]
+    run = workplace.snakemake(
+        *(f"results/own/{target}" for target in targets),
+        "results/downloads/rte",
+        config=["study=own", f"sources={json.dumps(places)}"],
+    )
+    assert run.status == 0, run.output[-4000:]
+    assert run.jobs == {"download": 2, "extract_corpus": 1, "fetch_dataset": 1, "fetch_model": 1, "stream": 1}
+    results = folder / "results"
+    stream = json.loads((results / "own" / "streams" / "zsre" / "seed0.json").read_text(encoding="utf-8"))
+    assert sorted(record["subject"] for record in stream) == ["Ada", "Ben"]
+    skipped = (results / "own" / "streams" / "zsre" / "seed0_skipped.csv").read_text(encoding="utf-8")
+    assert '"its ""subject"" is empty"' in skipped
+    assert (results / "own" / "corpus.txt").read_text(encoding="utf-8") == "One.\n\nTwo.\n\n"
+    assert Path(results / "own" / "own" / "model" / "config.json").resolve() == folder / "model" / "config.json"
+    assert verify(results / "downloads" / "multi_counterfact.json")["sha256"] == digest(folder / "records.json")
+    assert not (folder / "config" / "sources.lock").exists(), "only downloads are recorded"
