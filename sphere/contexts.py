@@ -6,6 +6,7 @@ Every method and every rerun uses the same stored contexts (MEMIT, Meng et al. 2
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,10 +41,15 @@ class Contexts:
 
     @classmethod
     def read(cls, path: str | Path) -> Contexts:
-        types = tuple(tuple(kind) for kind in json.loads(Path(path).read_text(encoding="utf-8")))
-        if not types or types[0] != ("",):
+        found = cls.of(json.loads(Path(path).read_text(encoding="utf-8")))
+        if not found.types or found.types[0] != ("",):
             raise InputError(f"{path}: the first context type must be the bare prompt, [\"\"]")
-        return cls(types)
+        return found
+
+    @classmethod
+    def of(cls, types: Sequence[Sequence[str]]) -> Contexts:
+        """From lists, as JSON gives them."""
+        return cls(tuple(tuple(kind) for kind in types))
 
 
 @torch.no_grad()

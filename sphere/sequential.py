@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -30,7 +31,7 @@ from sphere.energy import Energy, measure_energy, perturbation, theorem_bound
 from sphere.errors import InputError, NumericalError
 from sphere.hooks import capture_inputs, capture_output, forward
 from sphere.methods import Method, resolve
-from sphere.models import adapter
+from sphere.models import Adapter, adapter
 from sphere.postprocess.base import PostContext, PostProcess
 from sphere.postprocess.sphere import Sphere
 from sphere.solvers.alphaedit import AlphaEdit
@@ -65,6 +66,8 @@ class EditState:
     """Layer -> the weight before any edit. Not saved: it is the model's own; ``base`` tells whether it is."""
     base: str = ""
     """Digest of the pretrained weights of the edited layers."""
+    contexts: Contexts = field(default_factory=Contexts)
+    """The context templates of all its edits."""
 
     def save(self, path: str | Path) -> None:
         """Write the state as one safetensors file; written whole or not at all."""
@@ -74,6 +77,7 @@ class EditState:
             for layer, tensor in matrices.items()
         }
         note = {key: getattr(self, key) for key in ("method", "seed", "position", "batch", "base")}
+        note["contexts"] = self.contexts.types
         with write_atomically(path) as temporary:
             save_file(tensors, str(temporary), metadata={"sphere_state": json.dumps(note, sort_keys=True)})
 
@@ -92,7 +96,8 @@ class EditState:
         for name, tensor in tensors.items():
             kind, layer = name.split(".")
             matrices[kind][int(layer)] = tensor
-        return cls(**json.loads(note), **matrices)
+        fields = json.loads(note)
+        return cls(**fields | {"contexts": Contexts.of(fields.get("contexts", ()))}, **matrices)
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,8 @@ class Editor:
     def _start(self, state: EditState | None) -> EditState:
         if state is None:
             fresh = {i: w.clone() for i, w in self.pretrained.items()}
-            return EditState(self.method.name, self.seed, 0, 0, fresh, pretrained=self.pretrained, base=self.base)
+            known: dict[str, Any] = {"pretrained": self.pretrained, "base": self.base, "contexts": self.contexts}
+            return EditState(self.method.name, self.seed, 0, 0, fresh, **known)
         if state.method != self.method.name or state.seed != self.seed:
             raise InputError(
                 f"the state was made by {state.method} with seed {state.seed}, not by {self.method.name} with seed "
@@ -175,6 +181,8 @@ class Editor:
                 f"the state was edited from weights {state.base[:12]}, this model has {self.base[:12]}: "
                 "continue it on its own pretrained model and layers"
             )
+        if state.contexts != self.contexts:
+            raise InputError("the state was made with other context templates: continue it with its own")
         place = self.adapter.device
         moved: dict[str, Any] = {
             kind: {i: t.to(place) for i, t in getattr(state, kind).items()} for kind in ("weights", "carried", "past")
@@ -532,8 +540,9 @@ def edit(
     """Edit ``model`` in place and return the state, which a later call can continue.
 
     ``statistics`` are the key second moments, or ``corpus`` the documents to take them from (of the unedited model).
-    ``layers`` defaults to MEMIT's choice scaled to the model's depth (``default_layers``), ``contexts`` to five
-    prefixes sampled from the unedited model with ``seed``. Raises InputError on bad input, before anything is computed.
+    ``layers`` defaults to MEMIT's choice scaled to the model's depth (``default_layers``), ``contexts`` to the state's,
+    or to five prefixes sampled from the unedited model with ``seed``. A state is continued on the model it was returned
+    with, or, read from a file, on the unedited one. Raises InputError on bad input, before anything is computed.
     """
     chosen = resolve(method, hyperparameters=hyperparameters)
     if not requests:
@@ -546,13 +555,14 @@ def edit(
     needs = needs_statistics(chosen)
     if needs and statistics is None and corpus is None:
         raise InputError(f"{method} needs key second moments: give statistics, or a corpus to take them from")
-    if state is not None and ((needs and statistics is None) or contexts is None):
-        raise InputError("a state is continued with the statistics and contexts it was made with: give both")
+    if state is not None and contexts is None:
+        contexts = state.contexts
     training = model.training
     model.eval()
     try:
         if needs and statistics is None:
-            statistics = collect_statistics(parts, tokenizer, corpus or (), edited_layers(chosen, where))
+            with _unedited(parts, state):
+                statistics = collect_statistics(parts, tokenizer, corpus or (), edited_layers(chosen, where))
         if contexts is None:
             generator = torch.Generator().manual_seed(seed)
             contexts = sample_contexts(parts, tokenizer, count=5, length=10, generator=generator)
@@ -570,6 +580,20 @@ def edit(
         return editor.run(requests, batch_size=batch_size, on_batch=on_batch)
     finally:
         model.train(training)
+
+
+@contextmanager
+def _unedited(parts: Adapter, state: EditState | None) -> Iterator[None]:
+    """The model without ``state``'s edits, where the state knows the weights from before them."""
+    before = state.pretrained if state is not None else {}
+    edited = {i: parts.weight(i).clone() for i in before}
+    try:
+        for i, weight in before.items():
+            parts.set_weight(i, weight)
+        yield
+    finally:
+        for i, weight in edited.items():
+            parts.set_weight(i, weight)
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

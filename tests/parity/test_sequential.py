@@ -415,3 +415,25 @@ def test_edits_continue_in_memory(tiny_model: ModelMaker, tiny_tokenizer: Tokeni
     assert all(torch.equal(whole.weights[i], rest.weights[i]) for i in LAYERS)
     with pytest.raises(InputError, match="own pretrained model and layers"):
         edit(two, tokenizer, REQUESTS[2:], layers=LAYERS[:1], state=half, **given)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_state_is_all_that_a_later_call_needs(
+    stored: bool, tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """Contexts come from the state, statistics from the weights before any edit, the state's or the model's."""
+    tokenizer = tiny_tokenizer(True)
+    one, two = (tiny_model("llama", len(tokenizer)) for _ in range(2))
+    given: dict[str, Any] = {"method": "sphere", "layers": LAYERS, "values": FAST, "corpus": CORPUS, "batch_size": 1}
+    given["hyperparameters"] = hyperparameters("sphere")
+    whole = edit(one, tokenizer, REQUESTS, **given)
+    state = edit(two, tokenizer, REQUESTS[:2], **given)
+    if stored:
+        state.save(tmp_path / "state")
+        state, two = EditState.load(tmp_path / "state"), tiny_model("llama", len(tokenizer))
+    rest = edit(two, tokenizer, REQUESTS[2:], state=state, **given)
+    assert rest.contexts == whole.contexts != Contexts()
+    assert all(torch.equal(whole.weights[i], rest.weights[i]) for i in LAYERS)
+    with pytest.raises(InputError, match="other context templates"):
+        edit(two, tokenizer, REQUESTS[:1], contexts=Contexts(), state=rest, **given)
+    assert all(torch.equal(adapter(two).weight(i), rest.weights[i]) for i in LAYERS)
