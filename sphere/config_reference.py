@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from sphere.config import ModelConfig, StudyConfig
 
 FILES: dict[str, type[BaseModel]] = {"study": StudyConfig, "model": ModelConfig}
+PLURALS = {"study": "studies", "model": "models"}
 MARK = "<!-- {} of the tables that `python -m sphere.config_reference` writes -->"
 
 
@@ -31,7 +32,7 @@ def tables() -> str:
     parts = []
     for name, kind in FILES.items():
         schema = kind.model_json_schema()
-        parts.append(f"## {name}s/NAME.yaml\n\n| key | default | meaning |\n| --- | --- | --- |")
+        parts.append(f"## {PLURALS[name]}/NAME.yaml\n\n| key | default | meaning |\n| --- | --- | --- |")
         parts[-1] += "".join(f"\n| `{key}` | {default} | {text} |" for key, default, text in _rows(schema, schema, ""))
     return "\n\n".join(parts) + "\n"
 

@@ -76,8 +76,9 @@ class Look:
     def line(self) -> dict[str, Any]:
         """Keywords of Axes.plot and Axes.errorbar."""
         face = self.colour if self.filled else "white"
+        size = RC["lines.markersize"] * (1.7 if self.marker == "*" else 1.0)  # a star is mostly tips
         return {"label": self.label, "color": self.colour, "marker": self.marker, "linestyle": self.dash,
-                "markerfacecolor": face, "markeredgecolor": self.colour}  # fmt: skip
+                "markerfacecolor": face, "markeredgecolor": self.colour, "markersize": size}  # fmt: skip
 
     @property
     def points(self) -> dict[str, Any]:

@@ -23,7 +23,8 @@ def neuron_cosine(groups: Groups, stem: Path) -> None:
 
     Each weight is (rows, d_in), the same neurons. In every panel they stand in one order, along the original's leading
     principal direction, so that like neurons are neighbours there. The scale ends at the 99.5th percentile of the
-    absolute off-diagonal cosines of the whole group; the diagonal (1 by definition) is left blank.
+    absolute off-diagonal cosines of the whole group, in a map whose sign shows in grey too; the diagonal (1 by
+    definition) is left blank.
     """
     groups = _drawable(groups)
     if not groups:
@@ -38,7 +39,7 @@ def neuron_cosine(groups: Groups, stem: Path) -> None:
             matrices = {label: _blank_diagonal(cosine_matrix(weight[order])) for label, weight in groups[title].items()}
             limit = max(float(np.nanpercentile(np.abs(matrix), 99.5)) for matrix in matrices.values()) or 1.0
             for axis, label in zip(line, labels, strict=False):
-                image = axis.imshow(matrices[label], cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+                image = axis.imshow(matrices[label], cmap="cividis", vmin=-limit, vmax=limit, interpolation="nearest")
                 change = float(np.nanmean(np.abs(matrices[label] - matrices[ORIGINAL])))
                 name = "Original\n" if label == ORIGINAL else f"{method_label(label)}\n|Δcos| {change:.3f}"
                 axis.set_title(name, loc="left", fontsize=6.5, linespacing=1.2)
