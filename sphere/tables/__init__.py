@@ -47,7 +47,7 @@ _MAKERS: dict[str, Maker] = {
     "early_warning": lambda t, _: warning_table(load(t, "editing_summary"), load(t, "energy_summary")),
     "sensitivity": lambda t, p: sensitivity_table(load(t, "sensitivity_summary"), read_paper(p, "sensitivity")),
     "tuning": lambda t, _: tuning_table(load(t, "tuning_summary")),
-    "skipped": lambda t, _: skipped_table(load(t, "skipped")),
+    "skipped": lambda t, _: skipped_table(load(t, "skipped_summary")),
 }
 
 

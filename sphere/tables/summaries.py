@@ -9,7 +9,7 @@
     timing_summary.csv             wall seconds a batch and phase
     training.csv                   training curves of the models a study trains itself
     tuning_summary.csv             every setting that tuning tried, with its score
-    skipped.csv                    records that no stream edits, counted by reason
+    skipped_summary.csv            records that no stream edits, counted by reason
     missing.csv                    files the study names that were not there: nothing is filled in for them
 
 Editing means are as measured: shares in [0, 1], fluency in bits x 100. The pre-edited model has `edits` 0 and no seed.
@@ -48,7 +48,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "timing_summary": (*STREAM, "batch", "phase", "seconds"),
     "training": ("model", "step", "loss", "lr", "fact_accuracy"),
     "tuning_summary": ("model", "method", "trial", "score"),
-    "skipped": ("dataset", "seed", "reason", "records"),
+    "skipped_summary": ("dataset", "seed", "reason", "records"),
     "missing": ("path",),
 }  # fmt: skip
 SUMMARIES = tuple(COLUMNS)
@@ -99,7 +99,7 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         "timing_summary": timing,
         "training": _concat([_optional(results / m / "training.csv", {"model": m}) for m in study["models"]]),
         "tuning_summary": _concat(list(_of_methods(results, study, "tuning"))),
-        "skipped": _concat(_skipped(results, study)),
+        "skipped_summary": _concat(_skipped(results, study)),
         "missing": pd.DataFrame({"path": [str(path.relative_to(results)) for path in missing]}),
     }
     tables.mkdir(parents=True, exist_ok=True)

@@ -208,7 +208,7 @@ def test_headline_ability_prefers_exact_match(tmp_path: Path) -> None:
 
 
 def test_skipped_records_are_counted_by_reason(gathered: Path) -> None:
-    found = load(gathered, "skipped")
+    found = load(gathered, "skipped_summary")
     assert set(found["dataset"]) == {"zsre"}
     assert sorted(set(found["seed"])) == [0, 1, 2]
     counts = {row.label: row.cells["records"].value for row in build("skipped", gathered).rows}

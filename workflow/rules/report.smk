@@ -13,7 +13,7 @@ SUMMARIES = [
     "timing_summary",
     "training",
     "tuning_summary",
-    "skipped",
+    "skipped_summary",
     "missing",
 ]
 FIGURES = captioned("figure")
