@@ -118,7 +118,7 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
     (MODEL, lambda d: d.update(source={"kind": "path", "path": "gone"}), ["source.path: gone is not a model folder"]),
     (
         MODEL,
-        lambda d: d.update(source={"kind": "hub", "id": "Qwen/Qwen2.5-7B"}),
+        lambda d: d.update(source={"kind": "hub", "id": "Qwen/Qwen2.5-7B-Instuct"}),
         ["models/smoke.yaml: source.id", "no model of sources.tsv: did you mean 'Qwen/Qwen2.5-7B-Instruct'?"],
     ),
     (
