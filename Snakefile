@@ -17,6 +17,10 @@ include: "workflow/rules/general_ability.smk"
 include: "workflow/rules/report.smk"
 
 
+onstart:
+    keep_to_this_run()
+
+
 rule all:
     default_target: True
     input:

@@ -14,16 +14,20 @@ from different versions of the same ancestor. Both name both sides. No torch imp
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import re
+import shutil
+import socket
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,18 +53,92 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     A reader sees the old file or the whole new one, never half of it. The folder is made if need be.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with _temporary(path, tempfile.mkstemp) as temporary:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+
+
+@contextmanager
+def write_folder_atomically(path: str | Path) -> Iterator[Path]:
+    """``write_atomically`` for a folder: yield an empty one, which takes the place of ``path`` when it is full."""
+    path = Path(path)
+    with _temporary(path, _new_folder) as temporary:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+
+
+def _new_folder(**names: Any) -> tuple[int, str]:
+    name = tempfile.mkdtemp(**names)
+    return os.open(name, os.O_RDONLY), name
+
+
+@contextmanager
+def _temporary(path: Path, make: Callable[..., tuple[int, str]]) -> Iterator[Path]:
+    """A new file or folder beside ``path``, gone at the end; ``make`` opens it.
+
+    What killed writers of ``path`` left is removed first. A writer holds a lock on its own temporary as long as it
+    lives, so that of one still at work stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{glob.escape(path.suffix)}"):
+        _remove_if_abandoned(left)
+    while True:
+        handle, name = make(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        temporary = Path(name)
+        with suppress(OSError):  # a file system without locks: then nobody removes what others left
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if temporary.exists():  # else another writer's sweep came between making and locking it
+            break
+        os.close(handle)
+    try:
+        yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(handle)
+        _remove(temporary)
+
+
+def _remove_if_abandoned(temporary: Path) -> None:
+    with suppress(OSError):  # locked by its writer, or removed by another process
+        handle = os.open(temporary, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(temporary)
+        finally:
+            os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def occupy(folder: str | Path) -> None:
+    """Keep ``folder`` to this process until it ends, however it ends; InputError if another one has it."""
+    path = Path(folder) / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # never closed: the end of the process lets go of it
+        os.truncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    except BlockingIOError:
+        raise InputError(
+            f"{folder} is being made by another workflow ({path.read_text(encoding='utf-8')}): "
+            "wait for its end, or give other results with --config results=FOLDER"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}): make it writable, or give other results with "
+            "--config results=FOLDER"
+        ) from None
 
 
 def _umask() -> int:
@@ -84,6 +162,8 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"{path} is not there") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON ({error.msg}, line {error.lineno})") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, brackets without end
+        raise InputError(f"{path} is not JSON ({error})") from None
 
 
 def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
@@ -118,11 +198,18 @@ def sidecar(path: str | Path) -> Path:
 
 
 def provenance(path: str | Path) -> dict[str, Any]:
-    """The recorded provenance of an artefact; StaleArtifact if it has none."""
+    """The recorded provenance of an artefact; StaleArtifact if it has none, or a broken one."""
+    again = "delete the file and make it again"
     if not sidecar(path).exists():
-        raise StaleArtifact(f"{path} has no provenance ({sidecar(path)}): delete it and make it again")
-    record: dict[str, Any] = read_json(sidecar(path))
-    return record
+        raise StaleArtifact(f"{path} has no provenance ({sidecar(path)}): {again}")
+    try:
+        found = read_json(sidecar(path))
+    except InputError as error:
+        raise StaleArtifact(f"{path} has a broken provenance: {error}: {again}") from None
+    parts = {"sha256": str, "settings": dict, "ancestors": dict}
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in parts.items()):
+        raise StaleArtifact(f"{path} has a broken provenance ({sidecar(path)} lacks {', '.join(parts)}): {again}")
+    return found
 
 
 def record(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from sphere.errors import out_of_memory
+
 DEFAULT_TOKEN_BUDGET = 8192
 """Padded tokens in one forward pass."""
 
@@ -27,7 +29,7 @@ def run_in_batches(lengths: Sequence[int], run: Callable[[list[int]], None], *, 
         try:
             run(batch)
         except RuntimeError as error:
-            if len(batch) == 1 or not _is_out_of_memory(error):
+            if len(batch) == 1 or not out_of_memory(error):
                 raise
             token_budget = len(batch) * longest // 2
         else:
@@ -36,7 +38,3 @@ def run_in_batches(lengths: Sequence[int], run: Callable[[list[int]], None], *, 
         gc.collect()  # outside the except block, where the error still holds the failed batch's tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -6,20 +6,19 @@ import json
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
 import sphere
-from sphere.config import Settings, ValueSettings
-from sphere.errors import InputError, NumericalError
+from sphere.artifacts import write_folder_atomically
+from sphere.config import Settings, ValueSettings, read_yaml
+from sphere.errors import InputError, NumericalError, refused_by_machine
 
 if TYPE_CHECKING:
     from sphere.data import Loaded
@@ -188,10 +187,7 @@ def _hyperparameters(path: Path | None) -> tuple[EditFile, dict[str, Any]]:
     """The file's ``layers`` and ``values``, and the method's own settings."""
     if path is None:
         return EditFile(), {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--hyperparameters {path} cannot be read as YAML: {error}") from error
+    content = read_yaml(path) or {}
     if not isinstance(content, Mapping):
         raise InputError(f"--hyperparameters {path} holds no settings: write lines of 'name: value'")
     own = {str(key): value for key, value in content.items() if key not in EditFile.model_fields}
@@ -232,13 +228,10 @@ def _load(folder: Path, device: str, dtype: str | None) -> LoadedModel:
 
 def _save(loaded: LoadedModel, out: Path, note: Mapping[str, Any]) -> None:
     """Write model, tokenizer and what was done to ``out``, whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-        whole = Path(folder) / "model"
-        loaded.model.save_pretrained(whole)
-        loaded.tokenizer.save_pretrained(whole)
-        (whole / "sphere.json").write_text(_json(note) + "\n", encoding="utf-8")
-        whole.rename(out)
+    with write_folder_atomically(out) as folder:
+        loaded.model.save_pretrained(folder)
+        loaded.tokenizer.save_pretrained(folder)
+        (folder / "sphere.json").write_text(_json(note) + "\n", encoding="utf-8")
 
 
 def _json(value: Any) -> str:
@@ -279,7 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
         explain = getattr(error, "format_message", None)  # the option parser's errors have it
         message = explain() if explain else str(error)
         if not explain and not isinstance(error, InputError | NumericalError):
-            message = f"{type(error).__name__}: {message} (--debug shows where)"
+            message = refused_by_machine(error) or f"{type(error).__name__}: {message} (--debug shows where)"
         print(f"sphere: {' '.join(message.split())}", file=sys.stderr)
         raise SystemExit(2 if explain or isinstance(error, InputError) else 1) from None
     raise SystemExit(code or 0)

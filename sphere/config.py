@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -30,6 +31,8 @@ MODEL_FOLDERS = ("world", "streams", "tables", "figures", "claims", "logs", "ben
 """Folders of results/STUDY beside those of its models."""
 DATASET_FOLDERS = ("model", "tuning", "sensitivity", "pre-edited", "provenance")
 """Folders of results/STUDY/MODEL beside those of its datasets."""
+FILE_ENDINGS = (".json", ".csv", ".safetensors", ".txt", ".html")
+"""Endings of the files beside those folders."""
 WORLD_TASKS = ("world_reasoning", "world_nli", "world_open_qa", "world_closed_qa")
 """The general-ability tasks that a world comes with."""
 Hyperparameters = dict[str, float | int | bool | str | None]
@@ -38,7 +41,9 @@ Hyperparameters = dict[str, float | int | bool | str | None]
 class Settings(BaseModel):
     """Base of all settings: frozen, and an unknown key is answered with the nearest valid one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -212,8 +217,14 @@ class EditSettings(Settings):
     """Precision of the model in memory (float32, bfloat16, ...); null keeps the checkpoint's own."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
+    trust_remote_code: bool = False
+    """Run the Python that a model folder of your own (``source.kind: path``) brings with it; a warning says so."""
     values: ValueSettings = ValueSettings()
     """How target values are found."""
+
+    def load_settings(self) -> dict[str, Any]:
+        """How the model is loaded: keyword arguments of ``sphere.models.load``."""
+        return {"device": self.device, "dtype": self.dtype, "trust_remote_code": self.trust_remote_code}
 
 
 class ModelConfig(EditSettings):
@@ -241,10 +252,6 @@ class ModelConfig(EditSettings):
         if isinstance(self.source, WorldSource) and self.layers[-1] >= self.source.training.depth:
             raise ValueError(f"layers: {self.layers[-1]} is beyond the last layer, {self.source.training.depth - 1}")
         return self
-
-    def load_settings(self) -> dict[str, Any]:
-        """How the model is loaded: keyword arguments of ``sphere.models.load``."""
-        return {"device": self.device, "dtype": self.dtype}
 
     def edit_settings(self) -> EditSettings:
         """The slice of these settings that an edit depends on."""
@@ -389,6 +396,9 @@ class StudyConfig(Settings):
         for key, names, taken in (("models", self.models, MODEL_FOLDERS), ("datasets", self.datasets, DATASET_FOLDERS)):
             if clash := set(names) & set(taken):
                 raise ValueError(f"{key}: {clash.pop()!r} is the name of a folder of the results: choose another")
+            for name in names:
+                if name.endswith(FILE_ENDINGS):
+                    raise ValueError(f"{key}: {name!r} looks like a file of the results: leave its ending out")
         if list(self.checkpoints) != sorted(self.checkpoints):
             raise ValueError(f"checkpoints must ascend: {list(self.checkpoints)}")
         for edits in self.checkpoints:
@@ -561,6 +571,10 @@ class Study(Settings):
 
 Model = TypeVar("Model", bound=Settings)
 
+_SHORTLY = reprlib.Repr()
+_SHORTLY.maxstring = _SHORTLY.maxother = 100
+"""Says what was given in one line, however long or deep that is."""
+
 
 def load_study(study: str | Path, *, root: Path = Path("config"), places: Mapping[str, str] | None = None) -> Study:
     """The study called ``study`` under ``root``/studies, or the one in the YAML file ``study``.
@@ -639,13 +653,37 @@ def _named(folder: Path, name: str, what: str) -> Path:
     return path
 
 
-def _parse(kind: type[Model], path: Path) -> Model:
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML of plain values in which no key of a mapping stands twice: the first of two would be silently ignored."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if (key.tag, key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
+            seen.add((key.tag, key.value))
+        return node
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; InputError in one line if it cannot be read, or is none."""
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
     except FileNotFoundError:
         raise InputError(f"{path} is not there") from None
-    except yaml.YAMLError as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise InputError(f"{path} is not YAML: its brackets nest too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no such date or number
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _parse(kind: type[Model], path: Path) -> Model:
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no settings: see config/README.md")
     return _validate(kind, data, str(path))
@@ -659,7 +697,7 @@ def _validate(kind: type[Model], data: Any, where: str) -> Model:
         problem = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in problem["loc"])
         text = problem["msg"].removeprefix("Value error, ")
-        given = "" if problem["type"] in ("value_error", "missing") else f" (got {problem['input']!r})"
+        given = "" if problem["type"] in ("value_error", "missing") else f" (got {_SHORTLY.repr(problem['input'])})"
         raise InputError(f"{where}: {f'{key}: ' if key else ''}{text[0].lower()}{text[1:]}{given}") from None
 
 

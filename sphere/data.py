@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from sphere.errors import InputError
+
+KEYS = {
+    *("case_id", "pararel_idx", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"),
+    *("neighborhood_samples", "attribute_prompts", "generation_prompts"),
+    *("prompt", "relation_id", "target_new", "target_true", "subject", "str", "id"),
+    *("src", "pred", "rephrase", "alt", "answers", "loc", "loc_ans", "cond"),
+}
+"""Every key of the published records, whether it is read here or not."""
 
 Key = tuple[str, str]
 Record = dict[str, Any]
@@ -85,6 +95,7 @@ def load_requests(path: str | Path, *, references: str | Path | None = None) -> 
     cannot be edited (a text is empty, its subject is not in its prompt, its targets agree), is skipped with a reason.
     """
     records = _records(_read_json(path), path)
+    _say_unread(records, path)
     texts = {} if references is None else _read_references(references)
     schemas = {_schema(record, _where(path, i, record)) for i, record in enumerate(records)}
     if len(schemas) > 1:
@@ -198,9 +209,37 @@ def _read_json(path: str | Path) -> Any:
     if not text.strip():
         raise InputError(f"{path} is empty: it must hold a JSON list of records")
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON (line {error.lineno}: {error.msg}): check it there") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise InputError(f"{path} is not JSON ({error}): check it") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values under one key, the first would be silently ignored."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise InputError(f"an object has the key {twice!r} twice: drop one")
+    return found
+
+
+def _say_unread(records: Sequence[Record], path: str | Path) -> None:
+    """Name the keys that nothing reads; one that looks like a misspelt key of the schema is an InputError."""
+    unread: dict[str, int] = {}
+    for i, record in enumerate(records):
+        rewrite = record.get("requested_rewrite")
+        for key in (*record, *(rewrite if isinstance(rewrite, dict) else ())):
+            if key not in KEYS:
+                unread.setdefault(key, i)
+    for key, i in unread.items():
+        if meant := get_close_matches(key, KEYS, n=1, cutoff=0.8):
+            raise InputError(f"{path}: record {i}: unknown key {key!r}: did you mean {meant[0]!r}?")
+    if unread:
+        print(f"note: {path}: nothing reads {', '.join(map(repr, unread))}", file=sys.stderr)
 
 
 def _records(content: Any, path: str | Path) -> list[Record]:

@@ -1,4 +1,9 @@
-"""The two errors a user can meet: what they gave us, and what the arithmetic did."""
+"""The two errors a user can meet, what they gave us and what the arithmetic did, and what the machine may refuse."""
+
+from __future__ import annotations
+
+import errno
+import re
 
 
 class InputError(ValueError):
@@ -7,3 +12,37 @@ class InputError(ValueError):
 
 class NumericalError(RuntimeError):
     """A computation produced something unusable (NaN, a singular system). The message says what to try."""
+
+
+_FIXES = {
+    errno.ENOSPC: "free space there and run the same command again",
+    errno.EDQUOT: "free some of your quota and run the same command again",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f) and run the same command again",
+    errno.EROFS: "make it writable, or put the results elsewhere",
+    errno.EACCES: "give yourself access to it, or put the results elsewhere",
+}
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine had no memory left (torch's own error says so by its name or its allocator's)."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
+
+
+def refused_by_machine(error: BaseException) -> str | None:
+    """One line for a full disk, a folder that may not be written or memory that is used up; None for anything else.
+
+    Libraries wrap what the system says in errors of their own, so its number is also looked for in the message.
+    """
+    text = " ".join(str(error).split())
+    if out_of_memory(error):
+        return (
+            f"out of memory with nothing left to split ({text or 'no detail'}): give the job more "
+            "(resources.mem_mb, a larger GPU), or take a narrower dtype or a smaller batch_size"
+        )
+    wrapped = re.search(r"\(os error (\d+)\)", text)
+    number = error.errno if isinstance(error, OSError) else int(wrapped[1]) if wrapped else None
+    return f"{text}: {_FIXES[number]}" if number in _FIXES else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sphere.artifacts import StaleArtifact, lineage, machine, record, same_settings
-from sphere.errors import InputError, NumericalError
+from sphere.errors import InputError, NumericalError, refused_by_machine
 
 
 @contextmanager
@@ -23,7 +23,8 @@ def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = 
     against each other, except those named in ``sources``: a user's own files, which have none. The input named
     ``continues``, where it is given, must have been made with this job's own settings.
     After the body each output gets its provenance, with the wall seconds of the body and the machine. Bad input ends
-    the job with one line and status 2, anything else with status 1.
+    the job with one line and status 2, a full disk and the like with one line and status 1, anything else with a
+    traceback and status 1.
     """
     with _logged(snakemake.log):
         try:
@@ -43,8 +44,11 @@ def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = 
             kind = "refused" if isinstance(error, StaleArtifact) else "error"
             print(f"{kind}: {error}", file=sys.stderr)
             raise SystemExit(2 if isinstance(error, InputError) else 1) from None
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:
+            if refusal := refused_by_machine(error):
+                print(f"error: {refusal} (this job writes {', '.join(snakemake.output)})", file=sys.stderr)
+            else:
+                traceback.print_exc()
             raise SystemExit(1) from None
 
 

@@ -6,6 +6,7 @@ To add one, add a row here (docs/adding-a-model.md).
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,10 +125,13 @@ def resolve_device(device: str) -> torch.device:
         raise InputError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N") from None
 
 
-def load(path: str | Path, *, device: str = "auto", dtype: str | None = None) -> LoadedModel:
+def load(
+    path: str | Path, *, device: str = "auto", dtype: str | None = None, trust_remote_code: bool = False
+) -> LoadedModel:
     """Load a causal language model and its tokenizer from a folder for editing (safetensors only, evaluation mode).
 
-    ``dtype`` is a torch dtype's name or None for the checkpoint's own. Raises InputError if the folder, a file in it,
+    ``dtype`` is a torch dtype's name or None for the checkpoint's own. ``trust_remote_code`` runs Python that the
+    folder brings with it, and warns of it. Raises InputError if the folder, a file in it,
     the dtype or the device cannot be used, or if weights are missing.
     """
     if not (Path(path) / "config.json").is_file():
@@ -136,10 +140,17 @@ def load(path: str | Path, *, device: str = "auto", dtype: str | None = None) ->
     if wanted != "auto" and not (isinstance(wanted, torch.dtype) and wanted.is_floating_point):
         raise InputError(f"{dtype!r} is not a torch dtype for weights: use float32, bfloat16 or float16")
     place = resolve_device(device)
+    if trust_remote_code:
+        print(f"warning: {path} may run its own code, since its model file says trust_remote_code", file=sys.stderr)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         found: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=wanted, use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True
+            path,
+            dtype=wanted,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
         )
         model, report = found
     except Exception as error:  # the readers of configuration, tokenizer and weights each raise their own

@@ -12,8 +12,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sphere.artifacts import write_folder_atomically
 from sphere.config import TrainingSettings
 from sphere.errors import InputError, NumericalError
+from sphere.models import resolve_device
 from sphere.progress import track
 from sphere.tokens import encode_many, right_pad
 
@@ -88,6 +90,7 @@ def train(world: Path, out: Path, settings: TrainingSettings, *, seed: int, devi
 
     The curve has the columns step, loss (nats a token), lr and fact_accuracy (share of rewrite probes).
     """
+    place = resolve_device(device)
     corpus = (world / "corpus.txt").read_text(encoding="utf-8").rstrip("\n").split("\n\n")
     probes = json.loads((world / "probes.json").read_text(encoding="utf-8"))["rewrite"]
     tokenizer = train_tokenizer(corpus, settings.vocabulary)
@@ -98,7 +101,7 @@ def train(world: Path, out: Path, settings: TrainingSettings, *, seed: int, devi
             f"world.documents gives {len(rows)} rows, training.steps x batch_size reads {wanted}: raise world.documents"
         )
     model = new_model(settings, len(tokenizer), generator=torch.Generator().manual_seed(seed))
-    nn.Module.to(model, device)
+    nn.Module.to(model, place)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
@@ -107,14 +110,14 @@ def train(world: Path, out: Path, settings: TrainingSettings, *, seed: int, devi
         betas=(0.9, 0.98),
         fused=True,
     )
-    dtype = _fast_dtype(device)
+    dtype = _fast_dtype(place)
     curve = []
     for step, batch in enumerate(track(rows[:wanted].split(settings.batch_size), "training")):
         lr = settings.lr * _schedule(step, settings)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad(set_to_none=True)
-        loss = _accumulate(model, batch.to(device), dtype)
+        loss = _accumulate(model, batch.to(place), dtype)
         if not math.isfinite(loss):
             raise NumericalError(f"training diverged at step {step}: lower training.lr (now {settings.lr})")
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -122,8 +125,9 @@ def train(world: Path, out: Path, settings: TrainingSettings, *, seed: int, devi
         if (step + 1) % settings.report_every == 0 or step + 1 == settings.steps:
             known = fact_accuracy(model, tokenizer, probes)
             curve.append({"step": step + 1, "loss": loss, "lr": lr, "fact_accuracy": known})
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with write_folder_atomically(out) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return pd.DataFrame(curve)
 
 
@@ -142,9 +146,9 @@ def _accumulate(model: LlamaForCausalLM, rows: Tensor, dtype: torch.dtype) -> fl
     return total
 
 
-def _fast_dtype(device: str) -> torch.dtype:
+def _fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 matrix products where the hardware has them, else float32; parameters are float32 either way."""
-    if device == "cpu":
+    if device.type == "cpu":
         return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
 

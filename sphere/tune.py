@@ -132,7 +132,7 @@ def try_settings(
     One row a candidate: trial, the candidate's settings, METRICS (accuracy family) after the last edit, ``score`` (the
     mean of ``score`` over the evaluations, one every ``evaluate_every`` edits; 0 with a ``note`` if it diverged).
     """
-    loaded = load(model_dir, device=editing.device, dtype=editing.dtype)
+    loaded = load(model_dir, **editing.load_settings())
     parts = adapter(loaded.model)
     every = load_requests(requests).requests
     if len(every) < edits:

@@ -23,6 +23,9 @@ from transformers import (
     Qwen3Config,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+from workplace import copied, finished, whole_study, workplace
+
+__all__ = ["copied", "finished", "whole_study", "workplace"]  # fixtures: one run of the smoke study serves all tests
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "gptj", "gpt_neox")
 

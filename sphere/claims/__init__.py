@@ -21,6 +21,7 @@ from sphere.artifacts import write_atomically, write_csv
 from sphere.claims.evidence import NOT_TESTED, Evidence, Finding, Part, UntestableError, numbers, signed
 from sphere.claims.hypotheses import TESTS
 from sphere.errors import InputError
+from sphere.published import read_published
 
 __all__ = ["TESTS", "check_claims"]
 
@@ -31,7 +32,7 @@ DETAIL = ("id", "part", "statistic", "effect", "unit", "ci_low", "ci_high", "ci_
 def check_claims(tables: Path, published: Path, out: Path) -> pd.DataFrame:
     """Test every claim of published/claims.csv on the tables; write out/claims.csv, .md and claims_detail.csv."""
     evidence = Evidence.read(tables)
-    claims = pd.read_csv(published / "claims.csv")
+    claims = read_published(published, "claims")
     unknown = sorted(set(claims["id"]) - set(TESTS))
     if unknown:
         raise InputError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from sphere.published import read_published
 from sphere.tables.intervals import over_seeds
 from sphere.tables.layout import (
     METRICS,
@@ -50,9 +51,9 @@ def main_table(
         columns += [Column(f"{dataset}_{metric}", SHORT[metric], group, "higher") for metric in metrics]
     last = _last_checkpoint(by_method)
     rows = []
-    for model in last["model"].unique():
+    for model in by_method["model"].unique():
         of_model = last[last["model"] == model]
-        for method in ordered_methods(of_model["method"]):
+        for method in ordered_methods(by_method.loc[by_method["model"] == model, "method"]):
             own = of_model[of_model["method"] == method]
             cells = {
                 f"{dataset}_{metric}": _cell(own, dataset, metric, shown[dataset], _paper_row(paper, model, method))
@@ -183,4 +184,4 @@ def _paper_value(paper: pd.Series | None, dataset: str, metric: str, family: str
 
 def read_paper(published: Path | None, name: str) -> pd.DataFrame | None:
     """One of config/published/*.csv, or None where no such folder is given."""
-    return None if published is None else pd.read_csv(published / f"{name}.csv")
+    return None if published is None else read_published(published, name)

@@ -245,7 +245,7 @@ BAD_SETTINGS = {
     "values: {stepps: 1}": "unknown key 'stepps': did you mean 'steps'?",
     "values: {lr: -1}": "bad.yaml: values.lr: ",
     "just text": "holds no settings",
-    "a: [": "cannot be read as YAML",
+    "a: [": "is not YAML",
 }
 
 

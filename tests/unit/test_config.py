@@ -260,7 +260,7 @@ def smoke() -> Study:
 def test_an_edit_sees_only_its_slice_of_a_model(smoke: Study) -> None:
     model = smoke.models["smoke"]
     slice_ = model.edit_settings().plain()
-    assert slice_.keys() == {"layers", "dtype", "device", "values"}
+    assert slice_.keys() == {"layers", "dtype", "device", "trust_remote_code", "values"}
     other = model.model_copy(update={"methods": {}, "tuning_grid": {}, "name": "other"})
     assert other.edit_settings().plain() == slice_
 

@@ -138,7 +138,7 @@ def test_table1_is_of_the_last_checkpoint(finished: Workplace) -> None:
 
 def test_every_artefact_carries_provenance_that_matches(finished: Workplace) -> None:
     aside = ("logs", "benchmarks", "provenance", "model", "tasks")
-    files = [path for path in finished.study.rglob("*") if path.is_file() and not set(path.parts) & set(aside)]
+    files = [path for path in finished.study.rglob("[!.]*") if path.is_file() and not set(path.parts) & set(aside)]
     files += [finished.study / "smoke" / "model", finished.study / "world" / "tasks"]
     files.remove(finished.study / "report.html")
     assert len(files) > 100

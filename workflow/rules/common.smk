@@ -3,6 +3,7 @@ import re
 import sys
 from pathlib import Path
 
+from sphere.artifacts import occupy
 from sphere.config import WorldSource, load_study
 from sphere.errors import InputError
 from sphere.methods import nearest
@@ -35,6 +36,17 @@ pathvars:
     stream=STREAM,
     logs="<study>/logs",
     benchmarks="<study>/benchmarks",
+
+
+def keep_to_this_run():
+    """No other workflow writes this study's results while this one does, from whatever folder it was started."""
+    try:
+        occupy(Path(config["results"]) / STUDY.name)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    for name, model in MODELS.items():
+        if model.trust_remote_code:
+            print(f"warning: models/{name}.yaml: trust_remote_code: its folder's own Python runs here", file=sys.stderr)
 
 
 def alternatives(names):
