@@ -28,8 +28,9 @@ from sphere.contexts import Contexts, sample_contexts
 from sphere.data import EditRequest, validate_batch, validate_case_ids
 from sphere.directions import PrincipalSpectrum, principal_spectrum
 from sphere.energy import Energy, measure_energy, perturbation, theorem_bound
-from sphere.errors import InputError, NumericalError
+from sphere.errors import InputError, NumericalError, out_of_memory
 from sphere.hooks import capture_inputs, capture_output, forward
+from sphere.linalg import require_finite
 from sphere.methods import Method, resolve
 from sphere.models import Adapter, adapter
 from sphere.postprocess.base import PostContext, PostProcess
@@ -68,6 +69,8 @@ class EditState:
     """Digest of the pretrained weights of the edited layers."""
     contexts: Contexts = field(default_factory=Contexts)
     """The context templates of all its edits."""
+    stopped: str = ""
+    """Why the stream ended at ``position``, before all its edits were made; empty while it goes on."""
 
     def save(self, path: str | Path) -> None:
         """Write the state as one safetensors file; written whole or not at all."""
@@ -76,7 +79,7 @@ class EditState:
             for kind, matrices in (("weights", self.weights), ("carried", self.carried), ("past", self.past))
             for layer, tensor in matrices.items()
         }
-        note = {key: getattr(self, key) for key in ("method", "seed", "position", "batch", "base")}
+        note = {key: getattr(self, key) for key in ("method", "seed", "position", "batch", "base", "stopped")}
         note["contexts"] = self.contexts.types
         with write_atomically(path) as temporary:
             save_file(tensors, str(temporary), metadata={"sphere_state": json.dumps(note, sort_keys=True)})
@@ -110,6 +113,8 @@ class Record:
     """One row a layer: the columns of energy.csv."""
     seconds: dict[str, float]
     """Wall seconds by phase: targets, keys, solve, projection, energy."""
+    retried: str = ""
+    """What was not finite at the first attempt, where the batch was made in higher precision."""
 
 
 def weights_digest(weights: Mapping[int, Tensor]) -> str:
@@ -227,14 +232,14 @@ class Editor:
     ) -> EditState:
         """Edit ``requests`` in order in batches; the model is left with the state's evaluated weights.
 
-        Raises InputError, before the first batch, on requests that cannot be edited (together), NumericalError on a
-        result that is not finite: state and model are then those after the last whole batch.
+        A batch with a result that is not finite is made again with the model in higher precision. Raises InputError,
+        before the first batch, on requests that cannot be edited (together), NumericalError where higher precision did
+        not help: state and model are then those after the last whole batch.
         """
         batches = list(_batches(requests, batch_size, self.tokenizer))
         try:
             for batch in batches:
-                self._show(self.state.carried or self.state.weights)
-                record = self._batch(batch)
+                record = self._batch_or_again(batch)
                 if on_batch is not None:
                     on_batch(record)
         finally:
@@ -246,6 +251,46 @@ class Editor:
         energies = {i: measure_energy(w) for i, w in self.state.weights.items()}
         zero = {i: torch.zeros_like(w) for i, w in self.state.weights.items()}
         return Record(0, 0, self._rows(energies, energies, zero, 0, 0), {})
+
+    def _batch_or_again(self, requests: Sequence[EditRequest]) -> Record:
+        """One batch, made again in higher precision if a result is not finite."""
+        self._show(self.state.carried or self.state.weights)
+        narrow = self.adapter.dtype
+        try:
+            return self._batch(requests)
+        except NumericalError as error:
+            if narrow == torch.float64:
+                raise
+            failure = f"batch {self.state.batch + 1} in {_name(narrow)}: {error}"
+        try:
+            with self._widened() as wide:
+                self._show(self.state.carried or self.state.weights)
+                return replace(self._batch(requests), retried=failure)
+        except NumericalError as error:
+            raise NumericalError(f"{failure}; in {_name(wide)}: {error}") from None
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise NumericalError(f"{failure}; there is no memory to try higher precision") from None
+
+    @contextmanager
+    def _widened(self) -> Iterator[torch.dtype]:
+        """The model's parameters in float32 if they were narrower, else in float64, and back; yields the dtype.
+
+        Buffers stay as they are: rotary frequencies are kept wider than the parameters, and would come back rounded.
+        """
+        wide = torch.float32 if self.adapter.dtype.itemsize < 4 else torch.float64
+        model = self.adapter.model
+        before = [(parameter, parameter.dtype) for parameter in model.parameters()]
+        try:
+            for parameter, _ in before:
+                parameter.data = parameter.data.to(wide)
+            self.adapter = adapter(model)
+            yield wide
+        finally:
+            for parameter, dtype in before:
+                parameter.data = parameter.data.to(dtype)
+            self.adapter = adapter(model)
 
     @torch.no_grad()
     def _batch(self, requests: Sequence[EditRequest]) -> Record:
@@ -361,6 +406,8 @@ class Editor:
         """M + K K^T with the keys as they are after the batch."""
         keys, _ = self._keys_and_outputs(requests, self.layers, self.layers[-1])
         products = {i: k @ k.T for i, k in keys.items()}
+        for i, product in products.items():
+            require_finite(product, f"layer {i}'s key products after the batch")
         return {i: past[i] + product if past else product for i, product in products.items()}
 
     def _keys_and_outputs(
@@ -470,6 +517,10 @@ def needs_statistics(method: Method) -> bool:
     """Whether ``method`` takes key second moments."""
     solver = method.solver
     return isinstance(solver, ClosedFormSolver) and (solver.needs_second_moment or solver.needs_null_space)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _batches(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from sphere import general_ability, metrics
 from sphere.artifacts import write_csv
 from sphere.config import EditSettings, TaskSettings
 from sphere.contexts import Contexts
 from sphere.data import EditRequest, load_requests
+from sphere.errors import NumericalError
 from sphere.general_ability import TaskData, evaluate_tasks
 from sphere.generation import GenerationSettings, fit_tfidf, read_tfidf
 from sphere.methods import resolve
@@ -43,14 +46,30 @@ def edit_segment(
     out_state: Path,
     out_energy: Path,
     out_timing: Path,
+    out_incidents: Path,
 ) -> None:
     """Edit the stream from where ``previous`` stands (its start without one) to ``upto`` edits.
 
-    Writes the new state, energy.csv (one row a measured batch and layer; batch 0 is the unedited model) and timing.csv
-    (one row a batch and phase, in wall seconds).
+    Writes the new state, energy.csv (one row a measured batch and layer; batch 0 is the unedited model), timing.csv
+    (one row a batch and phase, in wall seconds) and incidents.csv. A stream whose numbers stay unusable in higher
+    precision stops there: its state says so, and every later segment passes that state on.
     """
-    loaded = load(model, device=editing.device, dtype=editing.dtype)
+    records: list[Record] = []
+    incidents: list[tuple[int, int, str, str]] = []
     state = None if previous is None else EditState.load(previous)
+
+    def write(state: EditState) -> None:
+        state.save(out_state)
+        energy = [row for record in records for row in record.energy]
+        write_csv(pd.DataFrame(energy, columns=list(ENERGY_COLUMNS)), out_energy)
+        timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
+        write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), out_timing)
+        write_csv(pd.DataFrame(incidents, columns=list(INCIDENT_COLUMNS)), out_incidents)
+
+    if state is not None and state.stopped:
+        print(f"the stream stopped after {state.position} edits: {state.stopped}", flush=True)
+        return write(state)
+    loaded = load(model, **editing.load_settings())
     requests = load_requests(stream).requests
     editor = Editor(
         loaded.model,
@@ -65,22 +84,29 @@ def edit_segment(
         state=state,
         energy_every=energy_every,
     )
-    records: list[Record] = [] if state else [editor.first_record()]
+    if state is None:
+        records.append(editor.first_record())
     position = state.position if state else 0
     for start in track(range(position, upto, batch_size), f"{method}: batches to {upto} edits"):
-        editor.run(requests[start : min(start + batch_size, upto)], batch_size=batch_size, on_batch=records.append)
-    editor.state.save(out_state)
-    write_csv(
-        pd.DataFrame([row for record in records for row in record.energy], columns=list(ENERGY_COLUMNS)), out_energy
-    )
-    timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
-    write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), out_timing)
+        batch, stopped = requests[start : min(start + batch_size, upto)], ""
+        try:
+            editor.run(batch, batch_size=batch_size, on_batch=records.append)
+        except NumericalError as error:
+            stopped = str(error)
+        failure = stopped or records[-1].retried
+        if failure:
+            incidents.append((start, start // batch_size + 1, "stopped" if stopped else "retried", failure))
+            print(f"{incidents[-1][2]} after {start} edits: {failure}", flush=True)
+        if stopped:
+            return write(replace(editor.state, stopped=stopped))
+    write(editor.state)
 
 
 ENERGY_COLUMNS = (
     *("edits", "batch", "layer", "he_sum", "he_mean", "delta_he", "theorem_k", "perturbation", "bound"),
     *("update_norm", "weight_norm", "editable_share"),
 )
+INCIDENT_COLUMNS = ("edits", "batch", "event", "reason")
 
 
 def evaluate_states(
@@ -96,8 +122,9 @@ def evaluate_states(
 ) -> None:
     """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
 
-    The word weights of consistency come from ``word_weights`` (vocabulary and frequencies), or else from the whole
-    stream's reference texts, so that checkpoints compare.
+    A state of a stream that stopped before its checkpoint gets a CSV without rows. The word weights of consistency
+    come from ``word_weights`` (vocabulary and frequencies), or else from the whole stream's reference texts, so that
+    checkpoints compare.
     """
     loaded = load(model, **load_settings)
     requests = load_requests(stream, references=references).requests
@@ -106,9 +133,13 @@ def evaluate_states(
         tfidf = read_tfidf(*word_weights) if word_weights else _word_weights(requests)
     for state, out in zip(states or (None,), outs, strict=True):
         upto = len(requests) if state is None else _put(loaded, state)
-        frame = evaluate_requests(loaded.model, loaded.tokenizer, requests[:upto], generation=generation, tfidf=tfidf)
+        frame = pd.DataFrame(columns=list(metrics.COLUMNS))
+        if upto is not None:
+            frame = evaluate_requests(
+                loaded.model, loaded.tokenizer, requests[:upto], generation=generation, tfidf=tfidf
+            )
         write_csv(frame, out)
-        print(f"{out}: {upto} records", flush=True)
+        print(f"{out}: {len(frame)} records", flush=True)
 
 
 def _word_weights(requests: Sequence[EditRequest]) -> Any:
@@ -127,27 +158,32 @@ def score_states(
     include_paths: Iterable[Path] = (),
     data: Mapping[str, TaskData] | None = None,
 ) -> None:
-    """General ability of each state, one CSV a state; without states, of the unedited model."""
+    """General ability of each state, one CSV a state (without rows, where the stream stopped before its checkpoint).
+
+    Without states, of the unedited model.
+    """
     loaded = load(model, **load_settings)
     for state, out in zip(states or (None,), outs, strict=True):
-        if state is not None:
-            _put(loaded, state)
-        frame = evaluate_tasks(
-            loaded.model,
-            loaded.tokenizer,
-            list(tasks.names),
-            include_paths=include_paths,
-            data=data,
-            limit=tasks.limit,
-            num_fewshot=tasks.fewshot,
-        )
+        frame = pd.DataFrame(columns=list(general_ability.COLUMNS))
+        if state is None or _put(loaded, state) is not None:
+            frame = evaluate_tasks(
+                loaded.model,
+                loaded.tokenizer,
+                list(tasks.names),
+                include_paths=include_paths,
+                data=data,
+                limit=tasks.limit,
+                num_fewshot=tasks.fewshot,
+            )
         write_csv(frame, out)
         print(f"{out}: {len(frame)} tasks", flush=True)
 
 
-def _put(loaded: LoadedModel, path: Path) -> int:
-    """Put a state's evaluated weights into the model; returns the edits it holds."""
+def _put(loaded: LoadedModel, path: Path) -> int | None:
+    """Put a state's evaluated weights into the model; returns the edits it holds, None if its stream stopped."""
     state = EditState.load(path)
+    if state.stopped:
+        return None
     parts = adapter(loaded.model)
     for layer, weight in state.weights.items():
         parts.set_weight(layer, weight)
@@ -162,6 +198,7 @@ def compare_neurons(
     """Write neuron_cosine.csv and neurons.safetensors into ``tables`` (``sphere.tables.neurons``).
 
     ``models`` maps a name to its folder and how it is loaded; ``states`` are (names of the stream, path of its state).
+    Streams that stopped early are left out: they have no state of the last checkpoint.
     """
     layers: dict[str, set[int]] = {name: set() for name in models}
     for names, path in states:
@@ -173,6 +210,8 @@ def compare_neurons(
 
     def edited() -> Iterator[tuple[Mapping[str, Any], dict[int, Any]]]:
         for names, path in states:
-            yield names, {layer: weight.numpy() for layer, weight in EditState.load(path).weights.items()}
+            state = EditState.load(path)
+            if not state.stopped:
+                yield names, {layer: weight.numpy() for layer, weight in state.weights.items()}
 
     gather_neurons(tables, originals, edited())

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sphere.tables.editing import checkpoint_table, family_table, main_table, plug_and_play_table, read_paper
+from sphere.tables.incidents import mark_stops
 from sphere.tables.layout import FAMILIES
 from sphere.tables.render import Table, write_table
 from sphere.tables.stream import (
@@ -53,7 +54,7 @@ _MAKERS: dict[str, Maker] = {
 
 def build(name: str, tables: Path, *, published: Path | None = None) -> Table:
     """The table called `name` from the summaries in `tables`; `published` is config/published."""
-    return _MAKERS[name](tables, published)
+    return mark_stops(_MAKERS[name](tables, published), load(tables, "incidents"))
 
 
 def _writer(name: str) -> Callable[..., None]:

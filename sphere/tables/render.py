@@ -44,6 +44,7 @@ class Row:
     label: str
     cells: Mapping[str, Cell]
     ranked: bool = True
+    mark: str = ""  # behind the label in print, for a note
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def as_markdown(table: Table) -> str:
         for index, row in enumerate(table.rows):
             if row.section == section:
                 cells = [_markdown_cell(row.cells.get(c.key), c, best.get((index, c.key))) for c in table.columns]
-                lines.append(_line([section if first else "", row.label, *cells]))
+                lines.append(_line([section if first else "", row.label + row.mark, *cells]))
                 first = False
     return "\n".join([*lines, "", *[f"{note}  " for note in table.notes]]).rstrip() + "\n"
 
@@ -167,7 +168,7 @@ def as_latex(table: Table) -> str:
         for index, row in enumerate(table.rows):
             if row.section == section:
                 cells = [_latex_cell(row.cells.get(c.key), c, best.get((index, c.key))) for c in table.columns]
-                lines.append("    " + " & ".join([_escape(row.label), *cells]) + r" \\")
+                lines.append("    " + " & ".join([_escape(row.label + row.mark), *cells]) + r" \\")
     lines += [r"    \bottomrule", r"  \end{tabular}}"]
     lines += [f"  \\par\\smallskip{{\\footnotesize {_escape(' '.join(table.notes))}\\par}}"] if table.notes else []
     return "\n".join([*lines, r"\end{table*}"]) + "\n"
@@ -201,7 +202,7 @@ def _latex_number(value: float, column: Column) -> str:
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "Δ": r"$\Delta$",
-    "η": r"$\eta$", "α": r"$\alpha$", "≥": r"$\geq$", "≤": r"$\leq$", "|": r"$|$",
+    "η": r"$\eta$", "α": r"$\alpha$", "≥": r"$\geq$", "≤": r"$\leq$", "|": r"$|$", "†": r"$\dagger$",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@
     timing_summary.csv             wall seconds a batch and phase
     training.csv                   training curves of the models a study trains itself
     tuning_summary.csv             every setting that tuning tried, with its score
+    incidents.csv                  batches that were retried in higher precision, and where streams stopped early
     skipped_summary.csv            records that no stream edits, counted by reason
     missing.csv                    files the study names that were not there: nothing is filled in for them
 
@@ -48,12 +49,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "timing_summary": (*STREAM, "batch", "phase", "seconds"),
     "training": ("model", "step", "loss", "lr", "fact_accuracy"),
     "tuning_summary": ("model", "method", "trial", "score"),
+    "incidents": (*STREAM, "batch", "event", "reason"),
     "skipped_summary": ("dataset", "seed", "reason", "records"),
     "missing": ("path",),
 }  # fmt: skip
 SUMMARIES = tuple(COLUMNS)
 # columns of text
-WORDS = (*STREAM[:3], "metric_family", "metric", "ci_kind", "task", "family", "phase", "path", "reason")
+WORDS = (*STREAM[:3], "metric_family", "metric", "ci_kind", "task", "family", "phase", "path", "event", "reason")
 ENERGY_NEEDS = ("edits", "batch", "layer", "he_sum", "he_mean")
 
 # lm-evaluation-harness reports several metrics a task: the first of these that a task has is its score.
@@ -99,6 +101,7 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         "timing_summary": timing,
         "training": _concat([_optional(results / m / "training.csv", {"model": m}) for m in study["models"]]),
         "tuning_summary": _concat(list(_of_methods(results, study, "tuning"))),
+        "incidents": _concat([_optional(s.folder / "incidents.csv", s.names) for s in streams]),
         "skipped_summary": _concat(_skipped(results, study)),
         "missing": pd.DataFrame({"path": [str(path.relative_to(results)) for path in missing]}),
     }

@@ -157,6 +157,7 @@ def test_rows_of_methods() -> None:
 SCHEMA: dict[str, tuple[str, ...]] = {
     "energy.csv": stages.ENERGY_COLUMNS,
     "timing.csv": summaries.COLUMNS["timing_summary"][4:],
+    "incidents.csv": stages.INCIDENT_COLUMNS,
     "editing.csv": metrics.COLUMNS,
     "general_ability.csv": general_ability.COLUMNS,
     "training.csv": summaries.COLUMNS["training"][1:],

@@ -80,6 +80,7 @@ rule edit:
         state=kept("<stream>/edits{edits}/state.safetensors"),
         energy=ensure("<stream>/edits{edits}/energy.csv", non_empty=True),
         timing=ensure("<stream>/edits{edits}/timing.csv", non_empty=True),
+        incidents=ensure("<stream>/edits{edits}/incidents.csv", non_empty=True),
     params:
         hyperparameters=lambda wildcards: MODELS[wildcards.model].methods.get(wildcards.method, {}),
         editing=of_model(lambda model: model.edit_settings().plain()),

@@ -13,6 +13,7 @@ SUMMARIES = [
     "timing_summary",
     "training",
     "tuning_summary",
+    "incidents",
     "skipped_summary",
     "missing",
 ]
@@ -289,6 +290,7 @@ rule report:
     params:
         snakefile=workflow.main_snakefile,
         overrides=[f"{key}={config[key]}" for key in KEYS],
+        unfinished=lambda wildcards, output: str(Path(output.html).with_name(".report.html")),
     log:
         "<logs>/report.log",
     benchmark:
@@ -302,5 +304,6 @@ rule report:
     message:
         "Writing {output.html}"
     shell:
-        "snakemake tables figures claims provenance --report {output.html} --snakefile {params.snakefile:q} --nolock"
-        " --workflow-profile none --config {params.overrides:q} > {log} 2>&1"
+        "snakemake tables figures claims provenance --report {params.unfinished:q} --snakefile {params.snakefile:q} --nolock"
+        " --workflow-profile none --config {params.overrides:q} > {log:q} 2>&1"
+        " && mv {params.unfinished:q} {output.html:q}"

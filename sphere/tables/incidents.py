@@ -1,0 +1,33 @@
+"""Streams that stopped early, in tables beside those that did not: a dagger on the row, a note on where and why."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pandas as pd
+
+from sphere.tables.layout import dataset_label, method_label
+from sphere.tables.render import Table
+
+DAGGER = " †"
+
+
+def mark_stops(table: Table, incidents: pd.DataFrame) -> Table:
+    """``table`` with a dagger on each row of a method with a stream that stopped by ``incidents``, and a note each."""
+    rows, notes = list(table.rows), list(table.notes)
+    for stop in incidents[incidents["event"] == "stopped"].to_dict("records"):
+        model, dataset = str(stop["model"]), dataset_label(str(stop["dataset"]))
+        method = method_label(str(stop["method"]))
+        own = [i for i, row in enumerate(rows) if row.label == method and _holds(row.section, model, dataset)]
+        for i in own:
+            rows[i] = replace(rows[i], mark=DAGGER)
+        if own:
+            where = f"{method} on {dataset}, seed {int(stop['seed'])}"
+            notes.append(f"†: {where}, stopped after {int(stop['edits']):,} edits: {stop['reason']}.")
+    return replace(table, rows=rows, notes=notes)
+
+
+def _holds(section: str, model: str, dataset: str) -> bool:
+    """Whether a section is of the model, and of the dataset or of all of them."""
+    name, _, place = section.partition(", ")
+    return name == model and (not place or dataset in place)

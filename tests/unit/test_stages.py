@@ -1,0 +1,173 @@
+"""A stream whose numbers become unusable: retried in higher precision, then stopped, with what was finished intact."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import TEXTS, ModelMaker, TokenizerMaker
+from torch import Tensor
+
+from sphere import general_ability, metrics
+from sphere.config import EditSettings, TaskSettings, ValueSettings
+from sphere.contexts import Contexts
+from sphere.models import adapter
+from sphere.sequential import Editor, EditState
+from sphere.solvers.base import LayerProblem
+from sphere.solvers.memit import Memit
+from sphere.spectra import save_directions, save_null_space
+from sphere.stages import INCIDENT_COLUMNS, compare_neurons, edit_segment, evaluate_states, score_states
+from sphere.stats import collect_statistics
+from sphere.tables import build, gather
+
+LAYERS, CHECKPOINTS = (0, 1), (2, 4, 6)
+STUDY = {
+    "models": ["tiny"], "datasets": ["zsre"], "methods": ["memit", "ft"], "seeds": [0], "checkpoints": CHECKPOINTS,
+    "tasks": [],
+}  # fmt: skip
+PEOPLE = ("Ada Lovelace", "Emil Zátopek", "Łódź", "Vienna", "Prague", "Rome")
+Stream = Callable[[str], list[Path]]
+
+
+@pytest.fixture
+def stream(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> Stream:
+    """``stream(method)`` edits six records in three segments, as the workflow does, and evaluates each state."""
+    root = tmp_path / "tiny"
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    model.save_pretrained(root / "model")
+    tokenizer.save_pretrained(root / "model")
+    parts = adapter(model)
+    statistics = collect_statistics(parts, tokenizer, [text[i:] for text in TEXTS for i in range(0, 40, 2)], LAYERS)
+    statistics.save(root / "statistics.safetensors")
+    save_null_space(statistics, root / "null_space.safetensors")
+    save_directions(parts, LAYERS, root / "directions.safetensors")
+    (root / "contexts.json").write_text(Contexts().to_json())
+    records = [{"subject": name, "src": f"What is {name}?", "answers": ["New York"]} for name in PEOPLE]
+    (root / "stream.json").write_text(json.dumps(records))
+
+    def edit(method: str) -> list[Path]:
+        folders = [root / "zsre" / method / "seed0" / f"edits{edits}" for edits in CHECKPOINTS]
+        for i, folder in enumerate(folders):
+            edit_segment(
+                root / "model",
+                root / "stream.json",
+                method=method,
+                hyperparameters={},
+                editing=EditSettings(layers=LAYERS, device="cpu", values=ValueSettings(steps=1)),
+                **{name: root / f"{name}.safetensors" for name in ("statistics", "null_space", "directions")},
+                contexts=root / "contexts.json",
+                previous=folders[i - 1] / "state.safetensors" if i else None,
+                upto=CHECKPOINTS[i],
+                batch_size=1,
+                energy_every=1,
+                seed=0,
+                out_state=folder / "state.safetensors",
+                **{f"out_{name}": folder / f"{name}.csv" for name in ("energy", "timing", "incidents")},
+            )
+        states = [folder / "state.safetensors" for folder in folders]
+        outs = [folder / "editing.csv" for folder in folders]
+        evaluate_states(
+            root / "model", states, root / "stream.json", outs,
+            load_settings={"device": "cpu"}, references=None, generation=None,
+        )  # fmt: skip
+        return folders
+
+    return edit
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> list[torch.dtype]:
+    """MEMIT's n-th solve gives NaN for n in ``calls`` (one a layer); returns the model's dtype at each."""
+    solve: Callable[..., Tensor] = Memit.solve
+    keys: Callable[..., tuple[dict[int, Tensor], Tensor]] = Editor._keys_and_outputs
+    dtypes: list[torch.dtype] = []
+
+    def spoiled(self: Memit, problem: LayerProblem) -> Tensor:
+        return solve(self, problem) * (float("nan") if len(dtypes) - 1 in calls else 1.0)
+
+    def watched(self: Editor, *given: object) -> tuple[dict[int, Tensor], Tensor]:
+        dtypes.append(self.adapter.dtype)
+        return keys(self, *given)
+
+    monkeypatch.setattr(Memit, "solve", spoiled)
+    monkeypatch.setattr(Editor, "_keys_and_outputs", watched)
+    return dtypes
+
+
+def incidents(folders: list[Path]) -> list[tuple[int, int, str]]:
+    frames = [pd.read_csv(folder / "incidents.csv") for folder in folders]
+    assert all(tuple(frame.columns) == INCIDENT_COLUMNS for frame in frames)
+    return [(row.edits, row.batch, row.event) for row in pd.concat(frames).itertuples()]
+
+
+def test_a_batch_that_is_not_finite_is_made_in_higher_precision(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = EditState.load(stream("memit")[-1] / "state.safetensors")
+    dtypes = spoil(monkeypatch, {4})
+    folders = stream("memit")
+    assert incidents(folders) == [(2, 3, "retried")]
+    assert "batch 3 in float32: " in (folders[1] / "incidents.csv").read_text()
+    assert dtypes == [torch.float32] * 6 + [torch.float64] * 2 + [torch.float32] * 6
+    state = EditState.load(folders[-1] / "state.safetensors")
+    assert (state.position, state.stopped) == (6, "")
+    for layer, weight in whole.weights.items():
+        assert state.weights[layer].dtype == weight.dtype
+        torch.testing.assert_close(state.weights[layer], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_a_stream_that_stays_unusable_stops_and_the_rest_goes_on(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stream("ft")
+    before = [EditState.load(folder / "state.safetensors") for folder in stream("memit")]
+    spoil(monkeypatch, {6, 8})  # batch 4, the second of the second segment, in float32 and in float64
+    folders = stream("memit")
+    states = [EditState.load(folder / "state.safetensors") for folder in folders]
+    assert [state.position for state in states] == [2, 3, 3]
+    assert [bool(state.stopped) for state in states] == [False, True, True]
+    assert all(torch.equal(states[0].weights[i], before[0].weights[i]) for i in LAYERS), "finished: intact"
+    assert all(torch.isfinite(weight).all() for weight in states[2].weights.values())
+    assert incidents(folders) == [(3, 4, "stopped")]
+    assert "batch 4 in float32: " in states[1].stopped
+    assert "; in float64: " in states[1].stopped
+    assert pd.read_csv(folders[1] / "energy.csv")["batch"].unique().tolist() == [3]
+    assert [len(pd.read_csv(folder / "editing.csv")) for folder in folders] == [2, 0, 0]
+    assert tuple(pd.read_csv(folders[2] / "editing.csv").columns) == metrics.COLUMNS
+
+    assert len(gather(tmp_path, STUDY, tmp_path / "tables")) == 1, "only the pre-edited model was not evaluated"
+    last = {"memit": folders[2], "ft": folders[2].parents[2] / "ft" / "seed0" / "edits6"}
+    names = [
+        ({"model": "tiny", "dataset": "zsre", "method": method, "seed": 0, "edits": 6}, folder / "state.safetensors")
+        for method, folder in last.items()
+    ]
+    compare_neurons({"tiny": (tmp_path / "tiny" / "model", {"device": "cpu"})}, names, tmp_path / "tables")
+    assert pd.read_csv(tmp_path / "tables" / "neuron_cosine.csv")["method"].unique().tolist() == ["ft"]
+    for name in ("table1", "checkpoints", "energy"):
+        table = build(name, tmp_path / "tables")
+        assert {row.label for row in table.rows if row.mark} == {"MEMIT"}, name
+        assert any(note.startswith("†: MEMIT on zsRE, seed 0, stopped after 3 edits: batch 4") for note in table.notes)
+    lost = next(row for row in build("table1", tmp_path / "tables").rows if row.label == "MEMIT")
+    assert all(pd.isna(cell.value) for cell in lost.cells.values()), "nothing is filled in"
+
+
+def test_general_ability_of_a_stopped_stream_has_no_rows(
+    stream: Stream, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    spoil(monkeypatch, {0, 2})
+    folders = stream("memit")
+    score_states(
+        tmp_path / "tiny" / "model",
+        [folder / "state.safetensors" for folder in folders],
+        [folder / "general_ability.csv" for folder in folders],
+        load_settings={"device": "cpu"},
+        tasks=TaskSettings(names=("none",)),
+    )
+    for folder in folders:
+        frame = pd.read_csv(folder / "general_ability.csv")
+        assert frame.empty
+        assert tuple(frame.columns) == general_ability.COLUMNS
