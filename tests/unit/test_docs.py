@@ -183,6 +183,21 @@ def test_columns(name: str) -> None:
     assert all(cells[1] for cells in table), "every column has a meaning"
 
 
+# ---------------------------------------------------------------------------------------------- downloads.md
+
+
+def test_columns_of_the_sources() -> None:
+    header, *_ = (ROOT / "config" / "sources.tsv").read_text(encoding="utf-8").splitlines()
+    assert [column for cells in rows(read("downloads.md")) for column in names(cells[0])] == header.split("\t")
+
+
+def test_tasks_of_ours() -> None:
+    section = sections(read("downloads.md"), 2)["General-ability tasks"]
+    assert {name for name in names(section) if name.startswith("sphere_")} == {
+        path.stem for path in (ROOT / "config" / "tasks").glob("*.yaml")
+    }
+
+
 # ---------------------------------------------------------------------------------------------------- cli.md
 
 

@@ -329,7 +329,8 @@ from pathlib import Path
 from sphere.config import Source
 from sphere.download import fetch_snapshot
 from sphere.errors import InputError
-row = Source(name="rte", kind="dataset", url="a/b", subset="rte", revision="main", licence="MIT")
+kind, subset = ("dataset", "rte") if len(sys.argv) == 2 else (sys.argv[2], None)
+row = Source(name="rte", kind=kind, url="a/b", subset=subset, revision="main", licence="MIT")
 try:
     fetch_snapshot(row, Path(sys.argv[1]), Path("locks"))
 except InputError as error:
@@ -337,11 +338,11 @@ except InputError as error:
 """
 
 
-def from_hub(hub: Hub, folder: Path, out: str, **environment: str) -> str:
+def from_hub(hub: Hub, folder: Path, *arguments: str, **environment: str) -> str:
     """What a process of its own prints that fetches the dataset: the client reads its environment at the start."""
     settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hub"), "HF_TOKEN": TOKEN}
     settings |= {"PYTHONPATH": str(ROOT), **environment}
-    command = [sys.executable, "-c", PROGRAM, out]
+    command = [sys.executable, "-c", PROGRAM, *arguments]
     done = subprocess.run(
         command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, check=True
     )
@@ -370,6 +371,17 @@ def test_a_changed_snapshot_is_refused(hub: Hub, tmp_path: Path) -> None:
     line = from_hub(hub, tmp_path, "two")
     assert line.startswith("error: ")
     assert "README.md has sha256" in line
+
+
+def test_a_model_without_safetensors_is_refused_before_its_weights_are_fetched(hub: Hub, tmp_path: Path) -> None:
+    hub.files = {"config.json": b"{}", "pytorch_model.bin": b"weights"}
+    line = from_hub(hub, tmp_path, "out", "model")
+    assert line.startswith("error: a/b at main has no safetensors: save_pretrained it into a folder")
+    assert line.endswith("name that under sources in config.yaml (rte: FOLDER)\n")
+    assert not list((tmp_path / "hub").rglob("*.bin"))
+    hub.files["model.safetensors"] = b"weights"
+    hub.main = COMMITS["later"]
+    assert f"2 files of a/b at {COMMITS['later']}" in from_hub(hub, tmp_path, "out", "model")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from sphere.config import load_study
+from sphere.download import fetch_snapshot
 from sphere.errors import InputError
 from sphere.general_ability import COLUMNS, TASK_FAMILIES, _isolated, _load_tasks, evaluate_tasks
 
@@ -174,12 +175,12 @@ HUB_DATA = {
 
 @pytest.fixture
 def hub_data(tmp_path):
-    """Task of the paper study -> its dataset in a folder as the hub has it; only the subset asked for is there."""
+    """Task of the paper study -> its dataset as a job gets it: links to a folder that the hub's subset alone is in."""
     study = load_study("paper", root=ROOT / "config")
     found = {}
     for task, row in study.task_data().items():
-        folder, subset = tmp_path / row.name, row.subset or "default"
-        folder.mkdir(exist_ok=True)
+        folder, subset = tmp_path / "mine" / row.name, row.subset or "default"
+        folder.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(item) + "\n" for item in HUB_DATA[row.name])
         splits = ("train", "test") if row.name == "gsm8k" else ("train", "validation")
         for split in splits:
@@ -188,7 +189,8 @@ def hub_data(tmp_path):
         absent = {"config_name": "absent", "data_files": [{"split": "train", "path": "absent/*.parquet"}]}
         card = yaml.safe_dump({"configs": [{"config_name": subset, "data_files": files}, absent]})
         (folder / "README.md").write_text(f"---\n{card}---\n", encoding="utf-8")
-        found[task] = (folder, row.subset)
+        fetch_snapshot(row.model_copy(update={"path": folder}), tmp_path / row.name, tmp_path / "locks")
+        found[task] = (tmp_path / row.name, row.subset)
     return found
 
 

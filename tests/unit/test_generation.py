@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sphere.errors import InputError
-from sphere.generation import GenerationSettings, consistency, continue_greedily, fit_tfidf, n_gram_entropy
+from sphere.generation import (
+    GenerationSettings,
+    consistency,
+    continue_greedily,
+    fit_tfidf,
+    n_gram_entropy,
+    read_tfidf,
+)
 
 ROWS = [(5, 9, 200), (7,), tuple(range(40, 60)), (300, 17, 17, 17, 8), (0, 66, 31)]
 
@@ -85,6 +94,21 @@ def test_consistency_is_one_for_the_same_words_and_zero_for_none_in_common():
 def test_consistency_weighs_a_rare_word_more_than_a_common_one():
     tfidf = fit_tfidf(["the nurse", "the pilot", "the baker"])
     assert consistency(tfidf, ["the nurse"], ["nurse"]) > consistency(tfidf, ["the nurse"], ["the"]) > 0
+
+
+def test_published_word_weights_are_those_they_were_taken_from(tmp_path):
+    fitted = fit_tfidf(["the nurse works in Oslo", "the pilot flies to Rome", "a baker"])
+    vocabulary, frequencies = tmp_path / "vocab.json", tmp_path / "idf.npy"
+    vocabulary.write_text(json.dumps({word: int(column) for word, column in fitted.vocabulary_.items()}))
+    np.save(frequencies, fitted.idf_)
+    texts = ["the nurse flies to Oslo"], ["the pilot works in Oslo, zebra"]
+    assert consistency(read_tfidf(vocabulary, frequencies), *texts) == pytest.approx(consistency(fitted, *texts))
+    np.save(frequencies, fitted.idf_[1:])
+    with pytest.raises(InputError, match=r"vocab.json and .*idf.npy do not belong together"):
+        read_tfidf(vocabulary, frequencies)
+    frequencies.write_text("no array")
+    with pytest.raises(InputError, match=r"idf.npy is no NumPy array"):
+        read_tfidf(vocabulary, frequencies)
 
 
 def test_references_without_words_are_refused():
