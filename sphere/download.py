@@ -72,34 +72,23 @@ def fetch_snapshot(source: Source, out: Path, locks: Path) -> None:
     The cache (HF_HOME) keeps one copy for all studies, takes up what broke off, and serves without a network under
     HF_HUB_OFFLINE=1. The token for gated models comes from the environment (HF_TOKEN) and is never printed.
     """
-    if source.path is not None:
-        for file in _files(source.path):
-            _link(source.path / file, out / file)
-        return
-    lock = _locked(source, locks)
+    lock = {} if source.path else _locked(source, locks)
     commit = lock.get("commit", source.revision)
-    folder = _snapshot(source, commit)
-    patterns = _patterns(source)
+    folder, patterns = source.path or _snapshot(source, commit), _patterns(source)
+    where = str(source.path or f"{source.url} at {commit}")
     files = [name for name in _files(folder) if any(fnmatch(str(name), pattern) for pattern in patterns)]
     if not files:
-        raise InputError(f"{source.url} at {commit} has no {', '.join(patterns)}: check its id, revision and subset")
+        raise InputError(f"{where} has no {', '.join(patterns)}: check its id, revision and subset")
     if source.kind == "model" and not any(name.suffix == ".safetensors" for name in files):
         raise InputError(
-            f"{source.url} at {commit} has no safetensors: save_pretrained it into a folder with transformers, and "
-            f"name that under sources in config.yaml ({source.name}: FOLDER)"
+            f"{where} has no safetensors: save_pretrained it into a folder with transformers, and name that under "
+            f"sources in config.yaml ({source.name}: FOLDER)"
         )
-    found: dict[str, Any] = {"commit": folder.name, "files": {str(name): _identity(folder / name) for name in files}}
-    for name in files:  # the hub's cache calls a large file by its sha256
-        blob, sha256 = (folder / name).resolve().name, found["files"][str(name)]["sha256"]
-        if re.fullmatch("[0-9a-f]{64}", blob) and blob != sha256:
-            raise InputError(f"{folder / name} has sha256 {sha256}, the hub {blob}: delete it and fetch it again")
-    if lock:
-        _compare(source, found, lock, locks)
-    else:
-        _keep(source, found, locks)
+    if source.path is None:
+        _check_snapshot(source, folder, files, locks)
     for name in files:
         _link(folder / name, out / name)
-    print(f"{out}: {len(files)} files of {source.url} at {folder.name}")
+    print(f"{out}: {len(files)} files of {where}" + ("" if source.path else f" ({folder.name})"))
 
 
 def extract_corpus(file: Path, out: Path, *, column: str, documents: int) -> None:
@@ -241,6 +230,8 @@ def _snapshot(source: Source, commit: str) -> Path:
 
 
 def _patterns(source: Source) -> tuple[str, ...]:
+    if source.kind == "dataset" and source.path is not None:
+        return ("*",)
     return WANTED[source.kind] if source.subset is None else ("README.md", f"{source.subset}/*")
 
 
@@ -264,12 +255,21 @@ def _check(source: Source, file: Path, locks: Path) -> dict[str, Any]:
     return found
 
 
-def _compare(source: Source, found: dict[str, Any], lock: dict[str, Any], locks: Path) -> None:
-    """Refuse a snapshot with another file than was first downloaded."""
-    for name in sorted(found["files"].keys() | lock["files"].keys()):
-        now, then = (each["files"].get(name, {}).get("sha256", "no such file") for each in (found, lock))
+def _check_snapshot(source: Source, folder: Path, files: list[Path], locks: Path) -> None:
+    """Refuse a snapshot with another file than the hub has or than was first downloaded; record a first one."""
+    found: dict[str, Any] = {"commit": folder.name, "files": {str(name): _identity(folder / name) for name in files}}
+    for name in files:  # the hub's cache calls a large file by its sha256
+        blob, sha256 = (folder / name).resolve().name, found["files"][str(name)]["sha256"]
+        if re.fullmatch("[0-9a-f]{64}", blob) and blob != sha256:
+            raise InputError(f"{folder / name} has sha256 {sha256}, the hub {blob}: delete it and fetch it again")
+    lock = _locked(source, locks)
+    if not lock:
+        _keep(source, found, locks)
+        return
+    for path in sorted(found["files"].keys() | lock["files"].keys()):
+        now, then = (each["files"].get(path, {}).get("sha256", "no such file") for each in (found, lock))
         if now != then:
-            raise InputError(f"{source.url}: {name} is {now}, {_lock_file(source, locks)} has {then}: one was changed")
+            raise InputError(f"{source.url}: {path} is {now}, {_lock_file(source, locks)} has {then}: one was changed")
 
 
 def _lock_file(source: Source, locks: Path) -> Path:

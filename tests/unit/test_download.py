@@ -351,7 +351,7 @@ def from_hub(hub: Hub, folder: Path, *arguments: str, **environment: str) -> str
 
 
 def test_a_snapshot_is_recorded_with_its_commit_which_is_taken_ever_after(hub: Hub, tmp_path: Path) -> None:
-    assert f"2 files of a/b at {COMMITS['main']}" in from_hub(hub, tmp_path, "one")
+    assert f"2 files of a/b at main ({COMMITS['main']})" in from_hub(hub, tmp_path, "one")
     assert (tmp_path / "one" / "rte" / "test.jsonl").read_bytes() == hub.files["rte/test.jsonl"]
     assert not (tmp_path / "one" / "other").exists()
     assert f"Bearer {TOKEN}" in hub.tokens
@@ -381,7 +381,7 @@ def test_a_model_without_safetensors_is_refused_before_its_weights_are_fetched(h
     assert not list((tmp_path / "hub").rglob("*.bin"))
     hub.files["model.safetensors"] = b"weights"
     hub.main = COMMITS["later"]
-    assert f"2 files of a/b at {COMMITS['later']}" in from_hub(hub, tmp_path, "out", "model")
+    assert f"2 files of a/b at main ({COMMITS['later']})" in from_hub(hub, tmp_path, "out", "model")
 
 
 @pytest.mark.parametrize(
@@ -410,8 +410,12 @@ def test_a_folder_of_ones_own_is_linked_without_a_network(tmp_path: Path, monkey
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     (tmp_path / "mine" / ".cache").mkdir(parents=True)
-    (tmp_path / "mine" / "config.json").write_text("{}")
+    for name in ("config.json", "model.safetensors", "pytorch_model.bin"):
+        (tmp_path / "mine" / name).write_text("{}")
     row = source("org/model", kind="model", path=tmp_path / "mine")
     fetch_snapshot(row, tmp_path / "model", tmp_path / "locks")
-    assert [path.name for path in (tmp_path / "model").iterdir()] == ["config.json"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
     assert (tmp_path / "model" / "config.json").is_symlink()
+    (tmp_path / "mine" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"mine has no safetensors: save_pretrained it"):
+        fetch_snapshot(row, tmp_path / "other", tmp_path / "locks")

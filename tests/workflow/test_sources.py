@@ -39,9 +39,9 @@ def test_files_of_ones_own_stand_for_every_download(workplace: Workplace, monkey
         (folder / "config" / kind / "own.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     (folder / "records.json").write_text(json.dumps(RECORDS), encoding="utf-8")
     (folder / "texts.txt").write_text("One.\n\nTwo.\n\nThree.\n", encoding="utf-8")
-    for name, file in (("model", "config.json"), ("rte", "README.md")):
-        (folder / name).mkdir()
-        (folder / name / file).write_text("{}", encoding="utf-8")
+    for file in ("model/config.json", "model/model.safetensors", "rte/README.md"):
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text("{}", encoding="utf-8")
     places = {
         "multi_counterfact": "records.json",
         "attribute_snippets": "texts.txt",
