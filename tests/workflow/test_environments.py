@@ -17,8 +17,9 @@ from .conftest import ROOT
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 CONDA = {"torch": "pytorch", "yaml": "pyyaml", "sklearn": "scikit-learn", "markdown_it": "markdown-it-py"}
 """What conda-forge calls a module's package, where it is not the module's name."""
-# Methods are only named in this stage; what a solver or post-process imports to compute is not reached.
-NOT_REACHED = {"data": {"torch", "transformers"}}
+# Methods are only named in these stages; what a solver or post-process imports to compute is not reached.
+NAMING = ("data", "report")
+NOT_REACHED = {"torch", "transformers"}
 
 
 def dependencies(path: Path) -> dict[str, str]:
@@ -105,22 +106,23 @@ def test_every_environment_has_a_stage_and_every_script_an_environment() -> None
     assert set().union(*stages().values()) == scripts
 
 
-def test_the_data_stage_reaches_no_torch() -> None:
+@pytest.mark.parametrize("stage", NAMING)
+def test_a_stage_that_only_names_methods_reaches_no_torch(stage: str) -> None:
     modules = {
         module
-        for script in stages()["data"]
+        for script in stages()[stage]
         for module in imported(ast.parse((ROOT / "workflow" / "scripts" / f"{script}.py").read_text(encoding="utf-8")))
         if module.startswith("sphere") and files_of(module)[-1].stem == module.rpartition(".")[2]
     }
-    program = f"import sys, {', '.join(sorted(modules))}; assert not {NOT_REACHED['data']} & sys.modules.keys()"
+    program = f"import sys, {', '.join(sorted(modules))}; assert not {NOT_REACHED} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
 @pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.stem)
 def test_environments_have_what_their_stage_imports(path: Path) -> None:
-    there = dependencies(path)
+    there, not_reached = dependencies(path), NOT_REACHED if path.stem in NAMING else set()
     for script in sorted(stages()[path.stem]):
-        wanted = packages(ROOT / "workflow" / "scripts" / f"{script}.py") - NOT_REACHED.get(path.stem, set())
+        wanted = packages(ROOT / "workflow" / "scripts" / f"{script}.py") - not_reached
         assert wanted, f"{script} imports nothing"
         missing = sorted(CONDA.get(name, name) for name in wanted if CONDA.get(name, name) not in there)
         assert not missing, f"envs/{path.name} lacks {', '.join(missing)}, which {script}.py imports"
