@@ -22,9 +22,9 @@ class AlphaEdit(ClosedFormSolver):
 
         ||dW K - R||^2 + tr(dW M dW^T) + l2 ||dW||^2    among the dW = dW P,
 
-    so Y (k, d_out) solves the symmetric positive definite (B^T (K K^T + M) B + l2 I) Y = B^T K R^T. Without a past and
-    with fewer keys than directions the same Y comes from the n x n key Gram matrix (Woodbury):
-    Y = B^T K (K^T B B^T K + l2 I)^-1 R^T.
+    so Y = X R^T, where X (k, n) solves the symmetric positive definite (B^T (K K^T + M) B + l2 I) X = B^T K. Without a
+    past and with fewer keys than directions the same X comes from the n x n key Gram matrix (Woodbury):
+    X = B^T K (K^T B B^T K + l2 I)^-1.
     """
 
     name: ClassVar[str] = "alphaedit"
@@ -56,11 +56,11 @@ class AlphaEdit(ClosedFormSolver):
         if problem.past is None and n < size:
             gram = keys.T @ keys  # (n, n)
             gram.diagonal().add_(self.ridge)
-            inside = keys @ solve_positive_definite(gram, problem.residuals.T, name=name, remedy=remedy)
+            solved = solve_positive_definite(gram, keys.T, name=name, remedy=remedy).T  # (k, n)
         else:
             system = keys @ keys.T  # (k, k)
             if problem.past is not None:
                 system += basis.T @ (problem.past @ basis)
             system.diagonal().add_(self.ridge)
-            inside = solve_positive_definite(system, keys @ problem.residuals.T, name=name, remedy=remedy)
-        return (basis @ inside).T  # (d_out, d_in)
+            solved = solve_positive_definite(system, keys, name=name, remedy=remedy)  # (k, n)
+        return problem.residuals @ (basis @ solved).T  # (d_out, d_in)

@@ -38,12 +38,13 @@ class Memit(ClosedFormSolver):
         second_moment = required(problem.second_moment, "key second moment", self)
         system = self.second_moment_weight * second_moment + problem.keys @ problem.keys.T  # (d_in, d_in)
         self.add_penalties(system, problem)
-        return solve_positive_definite(
+        solved = solve_positive_definite(  # (d_in, n): fewer right-hand sides than K R^T has
             system,
-            problem.keys @ problem.residuals.T,
+            problem.keys,
             name=f"{self.name}'s system",
             remedy="take the key statistics from more text (more tokens than d_in), or use encore (a ridge)",
-        ).T
+        )
+        return problem.residuals @ solved.T
 
     def add_penalties(self, system: Tensor, problem: LayerProblem) -> None:
         """Add the method's further penalties to the (d_in, d_in) system in place; MEMIT has none."""
