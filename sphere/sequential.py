@@ -167,6 +167,8 @@ class Editor:
         spectra = spectra or Spectra({}, {})
         self.bases = self._null_spaces(spectra.keys)
         self.directions = self._principal_directions(spectra.principal)
+        self.kept: dict[int, dict[PostProcess, Any]] = {i: {} for i in self.layers}
+        self.measured: tuple[Matrices, dict[int, Energy]] = ({}, {})
         self._show(self.state.carried or self.state.weights)
 
     # ------------------------------------------------------------------------------------------ preparation
@@ -248,7 +250,7 @@ class Editor:
 
     def first_record(self) -> Record:
         """The energies before any edit, as the row of batch 0."""
-        energies = {i: measure_energy(w) for i, w in self.state.weights.items()}
+        energies = self._energies(self.state.weights)
         zero = {i: torch.zeros_like(w) for i, w in self.state.weights.items()}
         return Record(0, 0, self._rows(energies, energies, zero, 0, 0), {})
 
@@ -328,7 +330,7 @@ class Editor:
         rows: list[dict[str, float]] = []
         if number % self.energy_every == 0:
             with clock("energy"):
-                old, new = ({i: measure_energy(w[i]) for i in self.layers} for w in (state.weights, evaluated))
+                old, new = self._energies(state.weights), self._energies(evaluated)
                 change = {i: evaluated[i] - state.weights[i] for i in self.layers}
                 rows = self._rows(old, new, change, edits, number)
         self.state = replace(
@@ -452,7 +454,7 @@ class Editor:
         return [p for p in each if p.scope == scope]
 
     def _context(self, layer: int, weight: Tensor) -> PostContext:
-        return PostContext(weight, self.pretrained[layer], self.directions.get(layer))
+        return PostContext(weight, self.pretrained[layer], self.directions.get(layer), self.kept[layer])
 
     def _evaluated(self, after: Matrices) -> Matrices:
         """The weights to evaluate: ``after`` itself unless the method restrains the accumulated update."""
@@ -471,6 +473,12 @@ class Editor:
         """Put these weights into the model."""
         for i, weight in weights.items():
             self.adapter.set_weight(i, weight)
+
+    def _energies(self, weights: Matrices) -> dict[int, Energy]:
+        """Layer -> energy. The last weights' are remembered, since what a batch ends with the next one starts from."""
+        if self.measured[0] is not weights:
+            self.measured = weights, {i: measure_energy(weights[i]) for i in self.layers}
+        return self.measured[1]
 
     def _rows(
         self, old: dict[int, Energy], new: dict[int, Energy], change: Matrices, edits: int, batch: int

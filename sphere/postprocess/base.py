@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -12,6 +13,8 @@ from sphere.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+Found = TypeVar("Found")
 
 POSTPROCESSES: dict[str, type[PostProcess]] = {}
 """Every registered post-process class by name."""
@@ -27,6 +30,15 @@ class PostContext:
     """As it was before any edit."""
     directions: Tensor | None = None
     """(d_in, r) ``principal_directions(pretrained, eta=...)`` if cached; SPHERE computes them otherwise."""
+    kept: dict[PostProcess, Any] = field(default_factory=dict, repr=False)
+    """What post-processes took from ``pretrained``; the batch loop hands the same dict to a layer's every batch."""
+
+    def once(self, process: PostProcess, find: Callable[[Tensor], Found]) -> Found:
+        """``find(pretrained)``, which ``process`` needs for every update: computed once a stream."""
+        if process not in self.kept:
+            self.kept[process] = find(self.pretrained)
+        found: Found = self.kept[process]
+        return found
 
 
 class PostProcess(BaseModel, ABC):

@@ -25,8 +25,8 @@ class Prune(PostProcess):
     def apply(self, update: Tensor, context: PostContext) -> Tensor:
         import torch
 
-        change, pretrained = pair64(update, context.pretrained)
-        largest = torch.linalg.matrix_norm(pretrained, ord=2)
+        change, _ = pair64(update, context.pretrained)
+        largest = context.once(self, lambda pretrained: torch.linalg.matrix_norm(pretrained.double(), ord=2))
         if largest == 0:
             raise InputError("the pretrained weight is zero: PRUNE has no singular value to compare with")
         left, values, right = torch.linalg.svd(change, full_matrices=False)

@@ -31,17 +31,22 @@ class Revive(PostProcess):
     """Share of the weight's squared Frobenius norm to protect; 0: none. The rule and 0.5 are this project's choice."""
 
     def apply(self, update: Tensor, context: PostContext) -> Tensor:
-        from sphere.linalg import across, gram_eigen
-
-        change, pretrained = pair64(update, context.pretrained)
+        change, _ = pair64(update, context.pretrained)
         if self.protected_share == 0:
             return update.clone()
-        values, near = gram_eigen(pretrained, "the pretrained weight")
+        u, v = context.once(self, self.protected)
+        change = change - u @ (u.T @ change)
+        return (change - (change @ v) @ v.T).to(update.dtype)
+
+    def protected(self, pretrained: Tensor) -> tuple[Tensor, Tensor]:
+        """U (d_out, r) and V (d_in, r) of the pretrained weight (d_out, d_in), float64."""
+        from sphere.linalg import across, gram_eigen
+
+        weight = pretrained.double()
+        values, near = gram_eigen(weight, "the pretrained weight")
         if values.numel() == 0:
             raise InputError("the pretrained weight is zero: REVIVE has no subspace to protect")
         shares = values.cumsum(0) / values.sum()
         near = near[:, : 1 + int((shares < self.protected_share - SHARE_ROUNDING).sum())]
-        far = across(pretrained, near)
-        u, v = (near, far) if change.shape[0] < change.shape[1] else (far, near)
-        change = change - u @ (u.T @ change)
-        return (change - (change @ v) @ v.T).to(update.dtype)
+        far = across(weight, near)
+        return (near, far) if weight.shape[0] < weight.shape[1] else (far, near)

@@ -19,6 +19,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from sphere import linalg, sequential
 from sphere.config import ValueSettings
 from sphere.contexts import Contexts
 from sphere.data import EditRequest
@@ -177,6 +178,25 @@ def test_energy_rows_say_what_share_of_directions_the_null_space_keeps(
     for name, share in (("sphere", 38 / 64), ("memit", None)):  # a fraction of 0.6, rounded to whole directions
         for row in make_editor(tiny_model("llama", len(tokenizer)), tokenizer, name).first_record().energy:
             assert row["editable_share"] == share if share else math.isnan(row["editable_share"])
+
+
+def test_nothing_is_measured_or_decomposed_twice(
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches: the energies of the start and of every result, and one decomposition a pretrained weight."""
+    calls: list[str] = []
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given, **named: (calls.append(name), function(*given, **named))[1]
+
+    monkeypatch.setattr(sequential, "measure_energy", counted("energy", sequential.measure_energy))
+    monkeypatch.setattr(linalg, "gram_eigen", counted("decomposition", linalg.gram_eigen))
+    tokenizer = tiny_tokenizer(True)
+    editor = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "revive")
+    editor.first_record()
+    editor.run(REQUESTS, batch_size=1)
+    assert calls.count("energy") == 4 * len(LAYERS)
+    assert calls.count("decomposition") == len(LAYERS)
 
 
 def test_pruned_weights_are_evaluated_and_unpruned_carried(
