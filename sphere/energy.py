@@ -145,10 +145,12 @@ def cosine_matrix(weight: Tensor) -> Tensor:
 def unit_rows(weight: Tensor) -> Tensor:
     """The non-zero rows of ``weight`` (d_out, d_in) scaled to length one, float64."""
     rows = matrix64(weight, "weight")
-    largest = rows.abs().amax(dim=1)
-    rows, largest = rows[largest > 0], largest[largest > 0]
-    rows = rows / largest[:, None]  # no overflow or underflow in the squares
-    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=1)
+    there = largest > 0
+    if not there.all():
+        rows, largest = rows[there], largest[there]
+    rows = rows / largest[:, None]  # no overflow or underflow in the squares; in place from here on
+    return rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True))
 
 
 def _may_use_float32(weight: Tensor) -> bool:
