@@ -24,8 +24,6 @@ from sphere.tokens import Encoded, encode_many, pad_id
 
 KL_PROMPT = "{} is a"
 """Its next-token distribution at the subject's last token is kept close to the unedited one."""
-COMPACT_BELOW = 0.75
-"""Finished requests are dropped from the batch once fewer than this share are still running."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def target_values(
     settings: ValueSettings,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
 ) -> Targets:
-    """z for each request at ``layer``; requests are grouped by length under ``token_budget`` padded tokens.
+    """z for each request at ``layer``; requests of like tails are grouped under ``token_budget`` padded tokens.
 
     Raises InputError if ``layer`` is the model's last, NumericalError if a loss is not finite.
     """
@@ -73,6 +71,7 @@ def target_values(
         )
     encoded = [encode_in_contexts(tokenizer, request, contexts, target=True) for request in requests]
     lengths = [len(rows) * max(len(row.ids) for row in rows) for rows in encoded]
+    tails = [max(len(row.ids) - _pivot(row) for row in rows) for rows in encoded]  # what every step runs again
     values = torch.empty(adapter.model.config.hidden_size, len(requests), dtype=torch.float64, device=adapter.device)
     losses, steps = torch.empty(len(requests)), torch.empty(len(requests), dtype=torch.long)
 
@@ -83,7 +82,7 @@ def target_values(
         ).run()
         values[:, batch], losses[batch], steps[batch] = found.values, found.losses, found.steps
 
-    run_in_batches(lengths, run, token_budget=token_budget)
+    run_in_batches(lengths, run, token_budget=token_budget, alike=tails)
     return Targets(values, losses, steps)
 
 
@@ -124,7 +123,7 @@ class _Optimisation:
         final, losses = delta.clone(), torch.full((n,), torch.inf, device=device, dtype=self.dtype)
         steps = torch.zeros(n, dtype=torch.long, device=device)
         first, second = torch.zeros_like(delta), torch.zeros_like(delta)
-        here = torch.arange(n, device=device)  # which request each running row belongs to
+        here = torch.arange(n, device=device)  # the requests that are not finished
         limit = self.settings.clamp_norm_factor * start.norm(dim=1, keepdim=True)
         for step in range(1, self.settings.steps + 1):
             loss, gradient = self._loss(delta)
@@ -132,21 +131,20 @@ class _Optimisation:
                 bad = self.requests[int(here[~torch.isfinite(loss)][0])]
                 raise NumericalError(f"case {bad.case_id} has no finite loss: lower values.lr or use float32")
             losses[here] = loss
-            running = loss >= self.settings.stop_loss
-            first = torch.where(running[:, None], 0.9 * first + 0.1 * gradient, first)
-            second = torch.where(running[:, None], 0.999 * second + 0.001 * gradient**2, second)
-            move = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
-            moved = delta - self.settings.lr * move
-            moved = moved * (limit[here] / moved.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
-            delta = torch.where(running[:, None], moved, delta)
-            steps[here] += running
-            final[here] = delta
-            if not running.any():
+            running = (loss >= self.settings.stop_loss).nonzero().squeeze(1)
+            if len(running) == 0:
                 break
-            if running.float().mean() < COMPACT_BELOW:
-                keep = running.nonzero().squeeze(1)
-                delta, first, second, here = delta[keep], first[keep], second[keep], here[keep]
-                self._keep(keep)
+            if len(running) < len(here):
+                here, delta, gradient = here[running], delta[running], gradient[running]
+                first, second = first[running], second[running]
+                self._keep(running)
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            move = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            delta = delta - self.settings.lr * move
+            delta = delta * (limit[here] / delta.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
+            steps[here] += 1
+            final[here] = delta
         return Targets((start + final).T.double(), losses.float().cpu(), steps.cpu())
 
     @torch.enable_grad()
