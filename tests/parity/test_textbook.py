@@ -1,4 +1,4 @@
-"""Whole sequential runs in float64 against a textbook: dense formulas, one text at a time, torch's own Adam."""
+"""Whole sequential runs in float64 against a textbook: dense formulas, one request at a time, torch's own Adam."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES, ModelMaker, TokenizerMaker
+from plain import target_value
 from test_sequential import LAYERS, statistics
-from test_values import CONTEXTS, REQUESTS, plain_target_value
+from test_values import CONTEXTS, REQUESTS
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -147,7 +148,7 @@ def textbook(
     for batch in BATCHES:
         before = {i: parts.weight(i).clone() for i in layers}
         for group in [(request,) for request in batch] if one_by_one else [batch]:
-            z = [plain_target_value(model, tokenizer, r, CONTEXTS, layers[-1], VALUES) for r in group]
+            z = [target_value(parts, tokenizer, r, CONTEXTS, layer=layers[-1], settings=VALUES) for r in group]
             for number, i in enumerate(layers):
                 k, h = stacked(group, i)
                 update = solve(k, (torch.stack(z, dim=1) - h) / (len(layers) - number), moments[i], past[i])

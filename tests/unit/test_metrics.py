@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import plain
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from sphere.data import EditRequest, Probe
 from sphere.errors import InputError
 from sphere.generation import GenerationSettings
 from sphere.metrics import COLUMNS, evaluate_requests, score_targets
+from sphere.models import adapter
 
 PROMPTS = (
     "The capital of France is",
@@ -122,6 +124,15 @@ def test_padding_side_and_batch_size_change_nothing(family, add_bos, tiny_model,
     one_by_one = [evaluate_requests(model, tokenizer, [r]) for r in stream()]
     columns = [c for c in COLUMNS if c.split("_")[0] in ("case", "success", "accuracy", "token")]
     pd.testing.assert_frame_equal(frame[columns], pd.concat(one_by_one, ignore_index=True)[columns], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_records_equal_one_forward_pass_a_record(family, tiny_model, tiny_tokenizer):
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model(family, len(tokenizer))
+    expected = plain.metrics(adapter(model), tokenizer, stream())
+    got = evaluate_requests(model, tokenizer, stream())[list(expected.columns)]
+    pd.testing.assert_frame_equal(got, expected, rtol=0, atol=1e-9)
 
 
 def test_families_follow_their_definitions(tiny_model, tiny_tokenizer, monkeypatch):
@@ -248,12 +259,16 @@ def test_a_single_row_that_does_not_fit_and_other_errors_are_raised():
         batching.run_in_batches([5, 5], broken, token_budget=100)
 
 
-def test_batches_keep_to_the_budget_and_cover_every_row():
+@pytest.mark.parametrize("alike", [None, [4, 1, 2, 4, 2, 1, 3]])
+def test_batches_keep_to_the_budget_and_cover_every_row(alike):
     lengths = [3, 50, 7, 7, 1, 20, 9]
     seen: list[list[int]] = []
-    batching.run_in_batches(lengths, seen.append, token_budget=21)
+    batching.run_in_batches(lengths, seen.append, token_budget=21, alike=alike)
     assert sorted(i for batch in seen for i in batch) == list(range(len(lengths)))
     assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 21 for b in seen)
+    if alike is not None:
+        assert any(len(batch) > 1 for batch in seen)
+        assert all(min(alike[i] for i in b) >= 0.75 * max(alike[i] for i in b) for b in seen)
 
 
 def test_a_prompt_beyond_the_models_positions_is_refused(tiny_model, tiny_tokenizer):

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import plain
 import pytest
 import torch
 from conftest import FAMILIES, TEXTS, ModelMaker, TokenizerMaker
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from sphere.errors import InputError, NumericalError
-from sphere.models import Adapter, adapter
+from sphere.models import adapter
 from sphere.stats import Statistics, collect_statistics, read_documents
 
 DOCUMENTS = [text[start:] for text in TEXTS for start in (0, 9)]  # 12: the last may be held out
-
-
-def plain_keys(parts: Adapter, tokenizer: PreTrainedTokenizerBase, document: str, layer: int, length: int) -> Tensor:
-    """Keys (d_in, tokens) of one document alone, by a hook of the test's own."""
-    seen: list[Tensor] = []
-    handle = parts.projection(layer).register_forward_pre_hook(lambda _module, args: seen.append(args[0][0]))
-    with torch.no_grad():
-        parts.model(torch.tensor([tokenizer(document)["input_ids"][:length]]))
-    handle.remove()
-    return seen[0].double().T
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -34,12 +24,12 @@ def test_moments_are_those_of_the_documents_one_by_one(
     tokenizer = tiny_tokenizer(family != "gpt2")
     parts = adapter(tiny_model(family, len(tokenizer)).double())
     got = collect_statistics(parts, tokenizer, DOCUMENTS, [2, 0], max_length=20, probe_keys=5)
+    expected = plain.second_moments(parts, tokenizer, DOCUMENTS[:-1], [0, 2], 20)
     for layer in (0, 2):
-        keys = torch.cat([plain_keys(parts, tokenizer, text, layer, 20) for text in DOCUMENTS[:-1]], dim=1)
-        assert got.tokens == keys.shape[1]
-        torch.testing.assert_close(got.second_moments[layer], keys @ keys.T / keys.shape[1])
-        held = plain_keys(parts, tokenizer, DOCUMENTS[-1], layer, 20)[:, :5]
+        torch.testing.assert_close(got.second_moments[layer], expected[layer])
+        held = plain.keys(parts, tokenizer, DOCUMENTS[-1], layer, 20)[:5].T
         torch.testing.assert_close(got.probe_keys[layer], held)
+    assert got.tokens == sum(len(plain.keys(parts, tokenizer, text, 0, 20)) for text in DOCUMENTS[:-1])
 
 
 def test_batches_and_dtypes(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:

@@ -1,0 +1,101 @@
+"""Floating-point operations of one batch of edits, counted from the shapes; a product of a x b by b x c takes 2 a b c.
+
+Attention scores (well under 1 % at the length of a prompt), norms and activations are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import LlamaConfig, PreTrainedTokenizerBase
+
+from sphere.contexts import Contexts
+from sphere.data import EditRequest
+from sphere.tokens import encode
+from sphere.values import encode_in_contexts
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Operations of one phase of a batch."""
+
+    model: float = 0.0
+    """In the model's own dtype."""
+    float64: float = 0.0
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Sums of tokens over the texts (requests times contexts) of a batch, as the library runs them."""
+
+    requests: int
+    texts: int
+    whole: int
+    """Tokens of the texts, without the last token of the target."""
+    prompts: int
+    """Of these, up to and with the subject's last token."""
+    targets: int
+    anchors: int
+    """Tokens of the prompts of the KL divergence, up to and with the subject's last."""
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], contexts: Contexts) -> Lengths:
+        rows = [row for r in requests for row in encode_in_contexts(tokenizer, r, contexts, target=True)]
+        return cls(
+            requests=len(requests),
+            texts=len(rows),
+            whole=sum(len(row.ids) - 1 for row in rows),
+            prompts=sum(row.subject_last + 1 for row in rows),
+            targets=sum(len(row.ids) - row.target_start for row in rows),
+            anchors=sum(encode(tokenizer, r.subject, subject_end=len(r.subject)).subject_last + 1 for r in requests),
+        )
+
+    @property
+    def tails(self) -> int:
+        """Tokens from the subject's last on: those that a change at the subject reaches."""
+        return self.whole - self.prompts + self.texts
+
+
+def layer_operations(config: LlamaConfig) -> int:
+    """Of one token through one layer, forward; backward with respect to activations takes as many."""
+    d, kv = config.hidden_size, config.hidden_size * config.num_key_value_heads // config.num_attention_heads
+    return 2 * (2 * d * d + 2 * d * kv + 3 * d * config.intermediate_size)
+
+
+def value_operations(config: LlamaConfig, lengths: Lengths, *, layer: int, steps: int) -> float:
+    """Of ``steps`` steps for every request, with the clean pass before them."""
+    each, head = layer_operations(config), 2 * config.hidden_size * config.vocab_size
+    upper = config.num_hidden_layers - 1 - layer
+    n = lengths.requests  # of each the KL divergence takes one column more
+    once = (lengths.whole + lengths.anchors) * config.num_hidden_layers * each + n * head
+    step = 2 * ((lengths.tails + n) * upper * each + (lengths.targets + n) * head)
+    return once + steps * step
+
+
+def edit_operations(
+    config: LlamaConfig, lengths: Lengths, *, layers: Sequence[int], steps: int, directions: int, kept: int
+) -> dict[str, Phase]:
+    """Phase -> operations of a batch that SPHERE edits after the first: AlphaEdit with a past, and the projection.
+
+    ``kept`` of the d_in directions may be edited, the projection is away from ``directions``.
+    """
+    d_out, d_in, n = config.hidden_size, config.intermediate_size, lengths.requests
+    # the keys of each layer, and those of all layers after the batch, need a pass up to the last edited layer
+    passes = (len(layers) + 1) * lengths.prompts * (layers[-1] + 1) * layer_operations(config)
+    system = 2 * d_in**2 * kept + 2 * d_in * kept**2 + 2 * kept**2 * n  # B^T M B and B^T K K^T B
+    solve = kept**3 / 3 + 2 * kept**2 * n  # Cholesky, and two triangular solves
+    update = 2 * d_in * kept * n * 2 + 2 * d_out * d_in * n  # B^T K, B X, and R (B X)^T
+    past = 2 * d_in**2 * n
+    return {
+        "targets": Phase(model=value_operations(config, lengths, layer=layers[-1], steps=steps)),
+        "keys": Phase(model=passes, float64=len(layers) * past),
+        "solve": Phase(float64=len(layers) * (system + solve + update)),
+        "projection": Phase(float64=len(layers) * projection_operations(d_out, d_in, directions)),
+        "energy": Phase(model=len(layers) * d_out**2 * d_in),  # half of a float32 Gram product
+    }
+
+
+def projection_operations(d_out: int, d_in: int, directions: int) -> float:
+    """dW U, and that by U^T."""
+    return 4 * d_out * d_in * directions

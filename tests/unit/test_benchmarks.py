@@ -1,0 +1,109 @@
+"""The benchmarks' opponents agree with the library, their operations are counted right, and the page gets its table."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import counting
+import plain
+import pytest
+import run
+import torch
+from comparisons import Size, difference, metrics, moments, random_weight, values
+from conftest import ModelMaker, TokenizerMaker
+from counting import Lengths
+from measure import Goal, Row, Series, operations
+from report import BEGIN, END, markdown, plain_data, put_into
+from transformers import LlamaConfig
+from workload import llama3_8b
+
+from sphere.artifacts import write_json
+from sphere.config import ValueSettings
+from sphere.contexts import Contexts
+from sphere.data import EditRequest
+from sphere.directions import principal_directions, sparse_projection
+from sphere.energy import measure_energy
+from sphere.models import adapter
+from sphere.values import target_values
+
+CPU = torch.device("cpu")
+ROWS = [
+    Row("this", "a shape", [2.0, 4.0, 3.0], goal=Goal(4), fast=1.0, plain=3.0, operations=5.0, difference=1e-9),
+    Row("that", "another", [0.25], unit="%", goal=Goal(0.5, at_least=False)),
+    Row("the rest", "a GPU", goal=Goal(10), note="not run: no CUDA device"),
+]
+GROWTH = [Series("this", "width", [1, 2], [0.5, 0.25])]
+
+
+def test_energy_by_differences() -> None:
+    weight = random_weight((30, 70), CPU)
+    assert measure_energy(weight).sum == pytest.approx(plain.energy(weight), rel=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(20, 45), (45, 20)])
+def test_projection_by_the_projector(shape: tuple[int, int]) -> None:
+    weight, update = random_weight(shape, CPU), random_weight(shape, CPU, seed=1).double()
+    got = sparse_projection(update, principal_directions(weight, eta=0.5), alpha=0.5)
+    expected = plain.projection(update, plain.principal_directions(weight, eta=0.5), alpha=0.5)
+    assert difference(got, expected) < 1e-12
+
+
+def test_operations_of_the_values(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    """Of texts of one length, where no padding is run, what torch counts is the count plus attention scores."""
+    tokenizer = tiny_tokenizer(True)
+    parts = adapter(tiny_model("llama", len(tokenizer)))
+    requests = [EditRequest(i, "Paris", "Paris is the capital of", 0, "Rome", None) for i in range(2)]
+    settings, contexts = ValueSettings(steps=3, stop_loss=0), Contexts()
+    counted = operations(lambda: target_values(parts, tokenizer, requests, contexts, layer=1, settings=settings))
+    config = parts.model.config
+    assert isinstance(config, LlamaConfig)
+    lengths = Lengths.of(tokenizer, requests, contexts)
+    expected = counting.value_operations(config, lengths, layer=1, steps=3)
+    assert 1.0 < counted / expected < 1.25
+
+
+def test_rows_at_the_shape_of_a_large_model_in_small() -> None:
+    """What runs on a GPU at Llama3-8B's shape, on a shape like it: bfloat16, grouped key-value heads, layers 4 to 8."""
+    small = LlamaConfig(
+        vocab_size=2048,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=10,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    workload = llama3_8b(small, "cpu")
+    size = Size(1, 2, 1, 2, 2, 1, (8, 28), (8, 28))
+    assert workload.parts.dtype == torch.bfloat16
+    for compare in (values, moments, metrics):
+        row = compare(workload, size, 1.0)
+        assert row.operations > 1
+        assert row.difference < 0.05
+
+
+def test_a_row_says_whether_its_goal_is_met() -> None:
+    text = markdown({"cpu": "a"}, "python x", ROWS, GROWTH)
+    assert "| this | a shape | 3 x (2 to 4) | ≥ 4 x, missed | 1 s | 3 s | 5 x | 1e-09 |" in text
+    assert "| that | another | 0.25 % (0.25 to 0.25) | ≤ 0.5 %, met |" in text
+    assert "| the rest | a GPU | not run: no CUDA device | ≥ 10 x |" in text
+    assert "| seconds, by width | 1 | 2 |" in text
+
+
+def test_the_page_keeps_what_stands_around_the_table(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
+    put_into(page, "new \\1\n")
+    assert page.read_text(encoding="utf-8") == f"before\n{BEGIN}\nnew \\1\n{END}\nafter\n"
+
+
+def test_a_page_without_a_place_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "--write", str(tmp_path / "nowhere.md")])
+    assert run.main() == 2
+    assert "nowhere.md has no place for the table" in capsys.readouterr().err
+
+
+def test_figures_are_json(tmp_path: Path) -> None:
+    write_json(plain_data({"cpu": "a"}, "python x", ROWS, GROWTH), tmp_path / "figures.json")
