@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Sequence
 
-import torch
-
 from sphere.errors import out_of_memory
 
 DEFAULT_TOKEN_BUDGET = 8192
@@ -51,6 +49,8 @@ def run_in_batches(
         else:
             start += len(batch)
             continue
+        import torch
+
         gc.collect()  # outside the except block, where the error still holds the failed batch's tensors
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -96,11 +96,11 @@ def edit_model(
     from sphere.data import load_requests
     from sphere.methods import resolve
     from sphere.models import adapter
-    from sphere.sequential import default_layers, edit, edited_layers, needs_statistics
+    from sphere.sequential import default_layers, edit
     from sphere.stats import read_documents
 
     chosen = resolve(method, hyperparameters=own)  # what is wrong is said before anything is loaded
-    if needs_statistics(chosen) and corpus is None:
+    if chosen.needs_statistics and corpus is None:
         raise InputError(f"{method} needs key statistics: give the text to take them from with --corpus FILE.txt")
     documents = None if corpus is None else read_documents(corpus)
     found = load_requests(requests)
@@ -129,7 +129,7 @@ def edit_model(
     note = {
         "method": method,
         "hyperparameters": chosen.hyperparameters,
-        "layers": list(edited_layers(chosen, layers)),
+        "layers": list(chosen.edited_layers(layers)),
         "values": where.values.plain(),
         "requests": str(requests),
         "edits": len(facts),

@@ -1,8 +1,12 @@
-"""Methods by name: a solver and a list of post-processes, in rows of YAML. No torch until a method computes."""
+"""Methods by name: a solver and a list of post-processes, in rows of YAML. No torch until a method computes.
+
+``NAME+POSTPROCESS`` adds a post-process to a row, ``NAME@KEY=VALUE`` (once or more) fixes a hyperparameter: each such
+name is a method like any other, with a folder, a line in the tables and a place in a study's ``methods``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -18,7 +22,7 @@ import sphere.postprocess
 import sphere.solvers
 from sphere.errors import InputError
 from sphere.postprocess.base import POSTPROCESSES, PostProcess
-from sphere.solvers.base import SOLVERS, Solver
+from sphere.solvers.base import SOLVERS, ClosedFormSolver, Solver
 
 for _package in (sphere.solvers, sphere.postprocess):  # each module registers what it defines
     for _module in iter_modules(_package.__path__, f"{_package.__name__}."):
@@ -56,6 +60,21 @@ class Method:
             settings |= component.model_dump(mode="json")
         return settings
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it takes key second moments."""
+        solver = self.solver
+        return isinstance(solver, ClosedFormSolver) and (solver.needs_second_moment or solver.needs_null_space)
+
+    def edited_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
+        """Those of ``layers`` that it edits: all, or, for ROME and FT, its own ``layer`` or the last."""
+        if not layers or list(layers) != sorted(set(layers)):
+            raise InputError(f"layers {list(layers)}: give at least one, ascending and without repeats")
+        if isinstance(self.solver, ClosedFormSolver) and not self.solver.one_at_a_time:
+            return tuple(layers)
+        chosen = getattr(self.solver, "layer", None)
+        return (layers[-1] if chosen is None else chosen,)
+
 
 def resolve(
     name: str,
@@ -63,15 +82,16 @@ def resolve(
     hyperparameters: Mapping[str, Any] | None = None,
     rows: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Method:
-    """The method called ``name``: a row's name, or such a name with ``+postprocess`` added once or more.
+    """The method called ``name``: a row's name, with ``+postprocess`` and ``@key=value`` added once or more.
 
     ``hyperparameters`` is flat, ``{"second_moment_weight": 500, "eta": 0.5}``: a key goes to every component
-    of the method that has it, over the row's value, over the component's default. ``rows`` adds to the
-    package's rows or replaces them. Raises InputError, with the nearest valid name, on an unknown method,
-    component or hyperparameter, and on a value out of range.
+    of the method that has it, over the row's value, over the component's default; what the name itself fixes goes over
+    all. ``rows`` adds to the package's rows or replaces them. Raises InputError, with the nearest valid name, on an
+    unknown method, component or hyperparameter, and on a value out of range.
     """
     table = _rows() | _parse(rows or {})
-    base, added = name, list[str]()
+    base, fixed = split_name(name)
+    added = list[str]()
     while base not in table and "+" in base:
         base, _, suffix = base.rpartition("+")
         added.insert(0, suffix)
@@ -83,12 +103,27 @@ def resolve(
         raise InputError(f"method {name!r} applies {', '.join(names)}: name each post-process once")
     solver = _find(SOLVERS, row.solver, "solver", name)
     later = [_find(POSTPROCESSES, each, "post-process", name) for each in names]
-    settings = {**row.hyperparameters, **(hyperparameters or {})}
+    settings = {**row.hyperparameters, **(hyperparameters or {}), **fixed}
     valid = {key for component in (solver, *later) for key in component.model_fields}
     for key in settings:
         if key not in valid:
             raise InputError(f"method {name!r} has no hyperparameter {key!r}{nearest(key, valid)}")
     return Method(name, _build(solver, settings, name), tuple(_build(each, settings, name) for each in later))
+
+
+def split_name(name: str) -> tuple[str, dict[str, Any]]:
+    """``sphere@eta=0.3@alpha=0.7`` -> ``("sphere", {"eta": 0.3, "alpha": 0.7})``.
+
+    Raises InputError on a part that is no KEY=VALUE.
+    """
+    base, *parts = name.split("@")
+    settings = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if not key or not value:
+            raise InputError(f"method {name!r}: {part!r} sets nothing: write NAME@KEY=VALUE")
+        settings[key] = yaml.safe_load(value)
+    return base, settings
 
 
 def method_names(rows: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, ...]:

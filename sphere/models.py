@@ -7,6 +7,7 @@ To add one, add a row here (docs/adding-a-model.md).
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,10 @@ FAMILIES: dict[str, Family] = {
     "gptj": Family("transformer", "transformer.h", "mlp.fc_out", "transformer.ln_f"),
     "gpt_neox": Family("gpt_neox", "gpt_neox.layers", "mlp.dense_4h_to_h", "gpt_neox.final_layer_norm"),
 }
+
+
+WIDENED = "_sphere_widened"
+"""Where a module that is kept in float32 keeps its own dtype and the hooks that convert."""
 
 
 class Adapter:
@@ -87,6 +92,31 @@ class Adapter:
         """The edited weight as a (d_out, d_in) view sharing the model's storage; a neuron is a row."""
         stored = self.parameter(index).detach()
         return stored.T if self.family.transposed else stored
+
+    def widen(self, indices: Iterable[int]) -> None:
+        """Keep the edited modules of these layers in float32 from now on, whatever the rest of the model is in.
+
+        Thousands of small updates would drown in the rounding of a half-precision weight. What goes in and out of the
+        module keeps its own precision. A module that is float32 or wider, or widened already, stays as it is.
+        """
+        for index in indices:
+            module, own = self.projection(index), self.parameter(index).dtype
+            if torch.promote_types(own, torch.float32) == own:
+                continue
+            module.float()
+            enter = module.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
+            leave = module.register_forward_hook(lambda _, __, output, own=own: output.to(own))
+            module.__dict__[WIDENED] = (own, enter, leave)
+
+    def narrow(self, indices: Iterable[int]) -> None:
+        """Undo ``widen``: the weights are rounded to the module's own precision."""
+        for index in indices:
+            module = self.projection(index)
+            if WIDENED in module.__dict__:
+                own, *hooks = module.__dict__.pop(WIDENED)
+                for hook in hooks:
+                    hook.remove()
+                module.to(own)
 
     def set_weight(self, index: int, value: Tensor) -> None:
         """Write a (d_out, d_in) matrix into the model, cast to the parameter's own dtype."""

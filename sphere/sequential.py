@@ -129,8 +129,9 @@ def weights_digest(weights: Mapping[int, Tensor]) -> str:
 class Editor:
     """One model, one method, and what they need; ``run`` carries a state along a stream of requests.
 
-    The model must be unedited when an Editor is made, unless ``state`` says what it was. Edited weights are kept in
-    float32 (or wider) whatever the model's dtype, so that thousands of small updates do not drown in rounding.
+    The model must be unedited when an Editor is made, unless ``state`` says what it was. Edited layers are kept in
+    float32 (or wider) whatever the model's dtype, in the state and in the model itself (``Adapter.widen``), so that
+    thousands of small updates do not drown in rounding.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Editor:
         token_budget: int = DEFAULT_TOKEN_BUDGET,
     ) -> None:
         self.adapter, self.tokenizer, self.method = adapter(model), tokenizer, method
-        self.layers = edited_layers(method, layers)
+        self.layers = method.edited_layers(layers)
         for i in self.layers:
             self.adapter.layer(i)  # InputError if the model has no such layer
         self.values, self.contexts, self.seed = values, contexts, seed
@@ -163,6 +164,7 @@ class Editor:
             self.pretrained = {i: self.adapter.weight(i).to(self.dtype).clone() for i in self.layers}
         self.base = weights_digest(self.pretrained)
         self.state = self._start(state)
+        self.adapter.widen(self.layers)
         self.second_moments = self._second_moments()
         spectra = spectra or Spectra({}, {})
         self.bases = self._null_spaces(spectra.keys)
@@ -196,15 +198,23 @@ class Editor:
         }
         return replace(state, **moved, pretrained=self.pretrained)
 
-    def _second_moments(self) -> Matrices:
-        if not needs_statistics(self.method):
+    def _moments(self) -> Mapping[int, Tensor]:
+        """C of every edited layer, where ``statistics`` have it; none if the method needs none."""
+        if not self.method.needs_statistics:
             return {}
         if self.statistics is None:
             raise InputError(f"{self.method.name} needs key second moments: give statistics")
         missing = [i for i in self.layers if i not in self.statistics.second_moments]
         if missing:
             raise InputError(f"the key statistics lack layer {missing[0]}: collect them for layers {list(self.layers)}")
-        return {i: self.statistics.second_moments[i].to(self.adapter.device) for i in self.layers}
+        return {i: self.statistics.second_moments[i] for i in self.layers}
+
+    def _second_moments(self) -> Matrices:
+        """C on the model's device, for a solver that reads it; AlphaEdit reads its null space alone."""
+        moments, solver = self._moments(), self.method.solver
+        if not (isinstance(solver, ClosedFormSolver) and solver.needs_second_moment):
+            return {}
+        return {i: c.to(self.adapter.device) for i, c in moments.items()}
 
     def _null_spaces(self, known: Mapping[int, KeySpectrum]) -> Matrices:
         solver = self.method.solver
@@ -212,8 +222,8 @@ class Editor:
             return {}
         place = self.adapter.device
         return {
-            i: solver.editable(known[i] if i in known else key_spectrum(c)).to(place)
-            for i, c in self.second_moments.items()
+            i: solver.editable(known[i] if i in known else key_spectrum(c.to(place))).to(place)
+            for i, c in self._moments().items()
         }
 
     def _principal_directions(self, known: Mapping[int, PrincipalSpectrum]) -> Matrices:
@@ -407,10 +417,12 @@ class Editor:
     def _accumulated(self, requests: Sequence[EditRequest], past: Matrices) -> Matrices:
         """M + K K^T with the keys as they are after the batch."""
         keys, _ = self._keys_and_outputs(requests, self.layers, self.layers[-1])
-        products = {i: k @ k.T for i, k in keys.items()}
-        for i, product in products.items():
+        found: Matrices = {}
+        for i, k in keys.items():  # one product at a time
+            product = k @ k.T
             require_finite(product, f"layer {i}'s key products after the batch")
-        return {i: past[i] + product if past else product for i, product in products.items()}
+            found[i] = past[i] + product if past else product
+        return found
 
     def _keys_and_outputs(
         self, requests: Sequence[EditRequest], layers: Sequence[int], last: int
@@ -510,23 +522,6 @@ class Editor:
         return rows
 
 
-def edited_layers(method: Method, layers: Sequence[int]) -> tuple[int, ...]:
-    """Those of ``layers`` that ``method`` edits: all, or, for ROME and FT, its own ``layer`` or the last."""
-    if not layers or list(layers) != sorted(set(layers)):
-        raise InputError(f"layers {list(layers)}: give at least one, ascending and without repeats")
-    solver = method.solver
-    if isinstance(solver, ClosedFormSolver) and not solver.one_at_a_time:
-        return tuple(layers)
-    chosen = getattr(solver, "layer", None)
-    return (layers[-1] if chosen is None else chosen,)
-
-
-def needs_statistics(method: Method) -> bool:
-    """Whether ``method`` takes key second moments."""
-    solver = method.solver
-    return isinstance(solver, ClosedFormSolver) and (solver.needs_second_moment or solver.needs_null_space)
-
-
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -608,10 +603,10 @@ def edit(
         raise InputError("there is nothing to edit: give at least one request")
     parts = adapter(model)
     where = tuple(layers) if layers is not None else default_layers(parts.n_layers)
-    for i in edited_layers(chosen, where):
+    for i in chosen.edited_layers(where):
         parts.layer(i)
     list(_batches(requests, batch_size, tokenizer))
-    needs = needs_statistics(chosen)
+    needs = chosen.needs_statistics
     if needs and statistics is None and corpus is None:
         raise InputError(f"{method} needs key second moments: give statistics, or a corpus to take them from")
     if state is not None and contexts is None:
@@ -621,7 +616,7 @@ def edit(
     try:
         if needs and statistics is None:
             with _unedited(parts, state):
-                statistics = collect_statistics(parts, tokenizer, corpus or (), edited_layers(chosen, where))
+                statistics = collect_statistics(parts, tokenizer, corpus or (), chosen.edited_layers(where))
         if contexts is None:
             generator = torch.Generator().manual_seed(seed)
             contexts = sample_contexts(parts, tokenizer, count=5, length=10, generator=generator)
@@ -638,6 +633,7 @@ def edit(
         )
         return editor.run(requests, batch_size=batch_size, on_batch=on_batch)
     finally:
+        parts.narrow(chosen.edited_layers(where))
         model.train(training)
 
 

@@ -180,11 +180,15 @@ def score_states(
 
 
 def _put(loaded: LoadedModel, path: Path) -> int | None:
-    """Put a state's evaluated weights into the model; returns the edits it holds, None if its stream stopped."""
+    """Put a state's evaluated weights into the model, in the precision they were edited in.
+
+    Returns the edits it holds, None if its stream stopped.
+    """
     state = EditState.load(path)
     if state.stopped:
         return None
     parts = adapter(loaded.model)
+    parts.widen(state.weights)
     for layer, weight in state.weights.items():
         parts.set_weight(layer, weight)
     return state.position
@@ -205,7 +209,7 @@ def compare_neurons(
         layers[names["model"]] |= EditState.load(path).weights.keys()
     originals = {}
     for name, (folder, load_settings) in models.items():
-        parts = adapter(load(folder, **load_settings).model)
+        parts = adapter(load(folder, **{**load_settings, "device": "cpu"}).model)  # nothing is computed with it
         originals[name] = {layer: parts.weight(layer).float().cpu().numpy() for layer in sorted(layers[name])}
 
     def edited() -> Iterator[tuple[Mapping[str, Any], dict[int, Any]]]:

@@ -222,6 +222,39 @@ def test_pruned_weights_are_evaluated_and_unpruned_carried(
         assert torch.linalg.matrix_norm(change, 2) < 0.99 * torch.linalg.matrix_norm(whole, 2)
 
 
+@pytest.mark.parametrize("name", ["ft", "rome", "sphere"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj"])
+def test_a_bfloat16_model_is_edited_in_float32(
+    family: str, name: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """The edited layers alone are float32, in the state and in the model, while the model itself stays bfloat16."""
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model(family, len(tokenizer)).bfloat16()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    editor = make_editor(model, tokenizer, name)
+    parts, layers = adapter(model), resolve(name).edited_layers(LAYERS)
+    state = editor.run(REQUESTS, batch_size=2)
+    for i in layers:
+        assert parts.parameter(i).dtype == state.weights[i].dtype == torch.float32
+        assert torch.equal(parts.weight(i), state.weights[i])
+        assert not torch.equal(state.weights[i], state.weights[i].bfloat16().float())
+    assert model(torch.arange(6)[None]).logits.dtype == torch.bfloat16
+    parts.narrow(layers)
+    assert {value.dtype for value in model.state_dict().values()} == {torch.bfloat16}
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {parts.weight_name(i) for i in layers}
+    for i in layers:
+        assert torch.equal(parts.weight(i), state.weights[i].bfloat16())
+
+
+def test_editing_leaves_the_model_in_its_own_precision(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer)).bfloat16()
+    state = edit(model, tokenizer, REQUESTS, method="ft", layers=(1,), values=FAST, contexts=CONTEXTS)
+    assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+    assert torch.equal(adapter(model).weight(1), state.weights[1].bfloat16())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 @pytest.mark.parametrize("name", METHODS)
 def test_cuda_edits_as_the_cpu_does(name: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:

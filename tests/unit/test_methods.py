@@ -80,6 +80,17 @@ def test_the_settings_are_the_paper_s():
     assert (ft["lr"], ft["epochs"], ft["objective"]) == (5e-4, 25, "target")
 
 
+def test_a_name_can_fix_settings():
+    method = resolve("memit+sphere@eta=0.3@second_moment_weight=7", hyperparameters={"eta": 0.9, "alpha": 0.1})
+    assert method.name == "memit+sphere@eta=0.3@second_moment_weight=7"
+    assert (method.hyperparameters["eta"], method.hyperparameters["alpha"]) == (0.3, 0.1)
+    assert method.hyperparameters["second_moment_weight"] == 7
+    assert resolve("sphere@directions=current").hyperparameters["directions"] == "current"
+    for name, message in (("memit@lr=1", "no hyperparameter 'lr'"), ("memit@eta", "write NAME@KEY=VALUE")):
+        with pytest.raises(InputError, match=message):
+            resolve(name)
+
+
 def test_hyperparameters_go_to_the_component_that_has_them():
     method = resolve("memit+sphere", hyperparameters={"second_moment_weight": 500, "alpha": 0.3})
     assert method.solver == Memit(second_moment_weight=500)

@@ -51,6 +51,31 @@ def test_backbone_norm_and_head_make_the_logits(family: str, tiny_model: ModelMa
     torch.testing.assert_close(parts.head(parts.final_norm(seen[0])), logits)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_widened_layer_computes_in_float32_and_can_be_narrowed(family: str, tiny_model: ModelMaker) -> None:
+    model = tiny_model(family, 64).bfloat16()
+    parts, ids = adapter(model), torch.arange(6)[None]
+    clean = model(ids).logits
+    parts.widen([1])
+    parts.widen([1])  # once is enough
+    tiny = torch.full_like(parts.weight(1), 1e-6)
+    parts.set_weight(1, parts.weight(1) + tiny)
+    assert (parts.weight(1) != parts.weight(1).bfloat16()).any(), "the small update is kept"
+    with capture_inputs({1: parts.projection(1)}) as keys, capture_output(parts.projection(1)) as outputs:
+        model(ids)
+    inputs, bias = keys[1].double(), getattr(parts.projection(1), "bias", None)
+    exact = inputs @ parts.weight(1).double().T + (0 if bias is None else bias.double())
+    assert outputs[0].dtype == torch.bfloat16
+    torch.testing.assert_close(outputs[0], exact.bfloat16(), atol=0, rtol=2**-8)  # one rounding of the output
+    parts.narrow([0, 1])
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(model(ids).logits, clean)
+    full = adapter(tiny_model(family, 64))
+    full.widen([1])
+    full.narrow([1])
+    assert full.parameter(1).dtype == torch.float32
+
+
 def test_hooks_last_as_long_as_their_block(tiny_model: ModelMaker) -> None:
     parts = adapter(tiny_model("llama", 64))
     ids = torch.arange(6)[None]
