@@ -1,4 +1,4 @@
-"""``sphere energy | edit | evaluate``: the library on any local model, without a workflow (docs/cli.md)."""
+"""``sphere energy | edit | evaluate`` on any local model, ``sphere plan`` of a study (docs/cli.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rich.table import Table
 
 import sphere
 from sphere.artifacts import write_folder_atomically
-from sphere.config import Settings, ValueSettings, read_yaml
+from sphere.config import Settings, ValueSettings, load_machine, load_study, read_yaml
 from sphere.errors import InputError, NumericalError, refused_by_machine
 
 if TYPE_CHECKING:
@@ -173,6 +173,52 @@ def evaluate(
 def _say_skipped(found: Loaded) -> None:
     if found.skipped:
         print(f"{len(found.skipped)} records skipped: {found.reasons()}", file=sys.stderr)
+
+
+@app.command()
+def plan(
+    study: Annotated[str, typer.Argument(help="A file in config/studies/, or the path of a study file of your own.")],
+    machine: Annotated[str, typer.Option(help="YAML: keys of config.yaml's machine: '{gpu_memory: 141}'.")] = "{}",
+    csv: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
+) -> None:
+    """What a study takes, job by job, before it runs; an error if it cannot fit the machine. Times are estimates."""
+    from sphere.artifacts import write_csv
+    from sphere.plan import plan as plan_of
+
+    found = plan_of(load_study(study), load_machine(yaml.safe_load(machine)))
+    frame = found.table()
+    if csv is not None:
+        write_csv(frame, csv)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = Table(title=f"The study {found.study.study.name}, before it runs: estimates", title_justify="left")
+    for head in ("job", "jobs", "GPU GiB", "RAM GiB", "hours, longest", "hours, all", "disk GiB"):
+        table.add_column(head, justify="left" if head == "job" else "right", no_wrap=True)
+    for model, rows in frame.groupby("model", sort=False):
+        table.add_section()
+        table.add_row("[bold]" + (str(model) or "all models"))
+        for row in rows.to_dict("records"):
+            table.add_row(*_planned({str(key): value for key, value in row.items()}))
+    console.print(table)
+    problems = found.problems()
+    lines = [*found.summary().splitlines(), *found.notes(), *problems[1:]]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if problems:
+        raise InputError(problems[0])
+
+
+def _planned(row: Mapping[str, Any]) -> list[str]:
+    """A row of plan.csv as it is printed; sizes range from small to full micro-batches."""
+
+    def number(key: str, decimals: int = 1) -> str:
+        return f"{row[key]:.{decimals}f}" if row[key] else "–"
+
+    gpu = number("gpu_gib_least")
+    if number("gpu_gib_most") != gpu:
+        gpu += f" to {number('gpu_gib_most')}"
+    disk = number("disk_gib") + (" *" if row["temporary"] else "")
+    hours = [number("longest_hours", 2), number("hours", 2)]
+    return [f"  {row['rule']} {row['method']}".rstrip(), str(row["jobs"]), gpu, number("host_gib"), *hours, disk]
 
 
 class EditFile(Settings):

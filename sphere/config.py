@@ -19,7 +19,7 @@ from jinja2 import Environment, TemplateSyntaxError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sphere.errors import InputError
-from sphere.methods import nearest, resolve
+from sphere.methods import nearest, resolve, split_name
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 """A name that is also a folder's."""
@@ -208,6 +208,50 @@ class ComputeSettings(Settings):
     """Minutes at the first attempt; each retry asks for that much more."""
 
 
+class ShapeSettings(Settings):
+    """A model's dimensions, as its config.json has them: what the plan counts with before the model is there."""
+
+    width: Positive
+    """Hidden size (hidden_size, n_embd)."""
+    inner: Positive
+    """Size of the MLP's inner layer, the length of a key (intermediate_size; GPT-2 and GPT-J: 4 x width)."""
+    depth: Positive
+    """Layers (num_hidden_layers, n_layer)."""
+    heads: Positive
+    """Attention heads (num_attention_heads, n_head)."""
+    kv_heads: Positive | None = None
+    """Heads of keys and values (num_key_value_heads); null: as many as ``heads``."""
+    head_dim: Positive | None = None
+    """Width of a head (head_dim); null: ``width`` / ``heads``."""
+    vocabulary: Positive
+    """Tokens (vocab_size)."""
+    tied: bool = False
+    """Whether the head is the embedding (tie_word_embeddings)."""
+    gated: bool = True
+    """Whether the MLP has a gate beside its two projections (Llama, Mistral, Qwen: yes; GPT: no)."""
+
+
+class MachineSettings(Settings):
+    """config.yaml: machine. What ``snakemake plan`` reckons with; nothing else reads it. Rates are sustained ones."""
+
+    gpu_memory: Rate = 80
+    """GiB of one GPU."""
+    disk: Rate = 2000
+    """GiB free where results go."""
+    tflops: Rate = 120
+    """10^12 operations a second of a GPU in bfloat16 and float16; 120 is about 40 % of an A100's peak."""
+    tflops_float32: Rate = 14
+    """The same in float32 (no TF32: it would change results)."""
+    tflops_float64: Rate = 8
+    """The same in float64, in which edits are solved."""
+    bandwidth: Rate = 1.2
+    """10^12 bytes a second that a GPU reads from its memory: free generation waits for it."""
+    cpu_tflops: Rate = 0.03
+    """10^12 operations a second of the CPU cores of one job, for models without a GPU."""
+    read: Rate = 1.0
+    """10^9 bytes a second read from disk; every job reads its inputs twice, once to check them."""
+
+
 class EditSettings(Settings):
     """The part of a model's settings that an edit depends on."""
 
@@ -244,6 +288,8 @@ class ModelConfig(EditSettings):
     """By method: the values that tuning tries of each hyperparameter."""
     resources: ComputeSettings = ComputeSettings()
     """What its jobs ask of a machine."""
+    shape: ShapeSettings | None = None
+    """Its dimensions, for ``snakemake plan``; held against config.json once the model is there. Not for a world's."""
 
     @model_validator(mode="after")
     def _ascending(self) -> ModelConfig:
@@ -252,6 +298,15 @@ class ModelConfig(EditSettings):
         if isinstance(self.source, WorldSource) and self.layers[-1] >= self.source.training.depth:
             raise ValueError(f"layers: {self.layers[-1]} is beyond the last layer, {self.source.training.depth - 1}")
         return self
+
+    def hyperparameters(self, method: str) -> Hyperparameters:
+        """What ``methods`` says of ``method``: ``ft+sphere`` and ``ft@lr=0.1`` have what ``ft`` has, then their own."""
+        base, _ = split_name(method)
+        parts = base.split("+")
+        found: Hyperparameters = {}
+        for name in dict.fromkeys([*("+".join(parts[: i + 1]) for i in range(len(parts))), method]):
+            found |= self.methods.get(name, {})
+        return found
 
     def edit_settings(self) -> EditSettings:
         """The slice of these settings that an edit depends on."""
@@ -544,7 +599,7 @@ class Study(Settings):
     def layers_with_statistics(self, model: ModelConfig) -> list[int]:
         """Layers whose key statistics the study needs: the edited ones, and those a method chooses for itself."""
         chosen = (
-            resolve(method, hyperparameters=model.methods.get(method)).hyperparameters.get("layer")
+            resolve(method, hyperparameters=model.hyperparameters(method)).hyperparameters.get("layer")
             for method in self.study.methods
         )
         return sorted({*model.layers, *(layer for layer in chosen if layer is not None)})
@@ -600,6 +655,11 @@ def load_study(study: str | Path, *, root: Path = Path("config"), places: Mappin
     _check_methods(path, whole)
     _check_sources(path, whole)
     return whole
+
+
+def load_machine(settings: Any) -> MachineSettings:
+    """The settings of config.yaml's ``machine``, from a mapping."""
+    return _validate(MachineSettings, settings or {}, "config.yaml: machine")
 
 
 def load_sources(path: Path, *, places: Mapping[str, str] | None = None) -> dict[str, Source]:
@@ -725,8 +785,8 @@ def _check_methods(path: Path, whole: Study) -> None:
         if tried.method not in whole.study.methods:
             raise InputError(f"{path}: sensitivity.method: {tried.method!r} is not one of the study's methods: add it")
     for name, model in whole.models.items():
-        for method, hyperparameters in model.methods.items():
-            _resolved(f"models/{name}.yaml: methods", method, hyperparameters)
+        for method in (*model.methods, *whole.study.methods):
+            _resolved(f"models/{name}.yaml: methods", method, model.hyperparameters(method))
         for method, grid in model.tuning_grid.items():
             for key, values in grid.items():
                 for value in values:

@@ -12,10 +12,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sphere.config import ModelConfig, StudyConfig
+from sphere.config import MachineSettings, ModelConfig, StudyConfig
 
 FILES: dict[str, type[BaseModel]] = {"study": StudyConfig, "model": ModelConfig}
-PLURALS = {"study": "studies", "model": "models"}
+HEADS: dict[str, type[BaseModel]] = {
+    "studies/NAME.yaml": StudyConfig,
+    "models/NAME.yaml": ModelConfig,
+    "config.yaml: machine": MachineSettings,
+}
 MARK = "<!-- {} of the tables that `python -m sphere.config_reference` writes -->"
 
 
@@ -30,9 +34,9 @@ def schemas() -> dict[str, str]:
 def tables() -> str:
     """Markdown: every key of every kind of file, with its default and meaning."""
     parts = []
-    for name, kind in FILES.items():
+    for head, kind in HEADS.items():
         schema = kind.model_json_schema()
-        parts.append(f"## {PLURALS[name]}/NAME.yaml\n\n| key | default | meaning |\n| --- | --- | --- |")
+        parts.append(f"## {head}\n\n| key | default | meaning |\n| --- | --- | --- |")
         parts[-1] += "".join(f"\n| `{key}` | {default} | {text} |" for key, default, text in _rows(schema, schema, ""))
     return "\n\n".join(parts) + "\n"
 

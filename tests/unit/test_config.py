@@ -265,6 +265,16 @@ def test_an_edit_sees_only_its_slice_of_a_model(smoke: Study) -> None:
     assert other.edit_settings().plain() == slice_
 
 
+def test_settings_of_a_method_are_those_of_what_it_is_made_of_too() -> None:
+    model = load_study("paper", root=ROOT / "config").models["llama3-8b-instruct"]
+    methods = {"ft": {"layer": 21, "lr": 0.1}, "ft+sphere": {"lr": 0.2}, "sphere": {"alpha": 0.6}}
+    own = model.model_copy(update={"methods": methods})
+    assert own.hyperparameters("ft") == own.hyperparameters("ft@epochs=3") == methods["ft"]
+    assert own.hyperparameters("ft+sphere") == {"layer": 21, "lr": 0.2}
+    assert own.hyperparameters("sphere@eta=0.3") == {"alpha": 0.6}
+    assert own.hyperparameters("memit+sphere") == {}
+
+
 def test_statistics_are_taken_where_a_method_edits() -> None:
     study = load_study("paper", root=ROOT / "config")
     assert study.layers_with_statistics(study.models["llama3-8b-instruct"]) == [4, 5, 6, 7, 8, 21]

@@ -6,8 +6,12 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
+
+from sphere.config import load_study
+from sphere.plan import RULES, plan
 
 from .conftest import ROOT, Workplace
 
@@ -19,6 +23,24 @@ def test_every_study_can_be_planned(workplace: Workplace, study: str) -> None:
     run = workplace.snakemake("--dry-run", config=[f"study={study}"])
     assert run.status == 0, run.output[-3000:]
     assert {"edit", "evaluate", "gather", "report"} <= run.jobs.keys()
+    found = plan(load_study(study, root=ROOT / "config"))
+    counted = found.table().groupby("rule")["jobs"].sum().to_dict()
+    assert counted == {rule: count for rule, count in run.jobs.items() if rule in RULES}
+    assert run.jobs.keys() - counted.keys() <= MINOR, "a job that takes long is not in the plan"
+
+
+MINOR = {"world", "stream", "download", "fetch_dataset", "gather", "tables", "figures", "claims", "provenance", "report"}
+"""Rules of minutes on one core, and downloads."""
+
+
+def test_the_plan_is_a_target(workplace: Workplace) -> None:
+    run = workplace.snakemake("plan", "--quiet", "all", config=["study=smoke", "machine={cpu_tflops: 0.5}"])
+    assert run.status == 0, run.output[-2000:]
+    assert "0.5 TFLOPS of the CPU" in run.output
+    assert {"edit", "evaluate", "neurons"} <= set(pd.read_csv(workplace.study / "plan.csv")["rule"])
+    run = workplace.snakemake("plan", "--quiet", "all", config=["study=paper", "machine={gpu_memory: 20}"])
+    assert run.status == 1
+    assert "the GPU has 20" in run.output
 
 
 def test_results_can_go_elsewhere(workplace: Workplace, tmp_path: Path) -> None:
@@ -45,6 +67,7 @@ MISTAKES = [
     ("models/smoke.yaml", "alpha: 0.5}", "alhpa: 0.5}", "has no hyperparameter 'alhpa': did you mean 'alpha'?"),
     ("studies/smoke.yaml", "zsre: {source: world}", "zsre: {source: path, path: z.json}", "z.json is not there"),
     ("config.yaml", "study: embedded", "stduy: embedded", "unknown key 'stduy': did you mean 'study'?"),
+    ("config.yaml", "gpu_memory: 80", "gpu_memroy: 80", "unknown key 'gpu_memroy': did you mean 'gpu_memory'?"),
 ]
 
 

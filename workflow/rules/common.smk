@@ -1,14 +1,15 @@
 # The validated study, and the helpers that rules share. Rules see the configuration only through these.
+import json
 import re
 import sys
 from pathlib import Path
 
 from sphere.artifacts import occupy
-from sphere.config import WorldSource, load_study
+from sphere.config import WorldSource, load_machine, load_study
 from sphere.errors import InputError
 from sphere.methods import nearest
 
-KEYS = ("study", "results", "sources")
+KEYS = ("study", "results", "sources", "machine")
 
 for key in config:
     if key not in KEYS:
@@ -16,6 +17,7 @@ for key in config:
 
 try:
     WHOLE = load_study(str(config["study"]), places=config.get("sources"))
+    MACHINE = load_machine(config.get("machine", {}))
 except InputError as error:
     sys.exit(f"error: {error}")
 

@@ -13,7 +13,7 @@ rule tune:
     params:
         tuning=STUDY.tuning.plain() if STUDY.tuning else None,
         grid=lambda wildcards: MODELS[wildcards.model].plain()["tuning_grid"].get(wildcards.method, {}),
-        hyperparameters=lambda wildcards: MODELS[wildcards.model].methods.get(wildcards.method, {}),
+        hyperparameters=lambda wildcards: MODELS[wildcards.model].hyperparameters(wildcards.method),
         editing=of_model(lambda model: model.edit_settings().plain()),
         batch_size=STUDY.batch_size,
     log:
@@ -46,7 +46,7 @@ rule sensitivity:
         trials="<study>/{model}/sensitivity/{method}.csv",
     params:
         sensitivity=STUDY.sensitivity.plain() if STUDY.sensitivity else None,
-        hyperparameters=lambda wildcards: MODELS[wildcards.model].methods.get(wildcards.method, {}),
+        hyperparameters=lambda wildcards: MODELS[wildcards.model].hyperparameters(wildcards.method),
         editing=of_model(lambda model: model.edit_settings().plain()),
         batch_size=STUDY.batch_size,
     log:
@@ -82,7 +82,7 @@ rule edit:
         timing=ensure("<stream>/edits{edits}/timing.csv", non_empty=True),
         incidents=ensure("<stream>/edits{edits}/incidents.csv", non_empty=True),
     params:
-        hyperparameters=lambda wildcards: MODELS[wildcards.model].methods.get(wildcards.method, {}),
+        hyperparameters=lambda wildcards: MODELS[wildcards.model].hyperparameters(wildcards.method),
         editing=of_model(lambda model: model.edit_settings().plain()),
         batch_size=STUDY.batch_size,
         energy_every=STUDY.energy_every,

@@ -41,5 +41,6 @@ use rule evaluate_pre_edited as evaluate with:
         f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_{EVALUATION}.log",
     benchmark:
         f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_{EVALUATION}.tsv"
+    priority: 1  # before further editing, so that a state goes as soon as it can
     message:
         "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: evaluating edits"

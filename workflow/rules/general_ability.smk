@@ -47,5 +47,6 @@ use rule ability_pre_edited as ability with:
         f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_{EVALUATION}.log",
     benchmark:
         f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_{EVALUATION}.tsv"
+    priority: 1  # before further editing, so that a state goes as soon as it can
     message:
         "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: general ability"

@@ -40,6 +40,7 @@ rule fetch_model:
         model=directory("<study>/{model}/model"),
     params:
         source=of_model(lambda model: sourced(WHOLE.model_source(model))),
+        shape=of_model(lambda model: model.shape.plain() if model.shape else None),
         locks=str(WHOLE.locks),
     log:
         "<logs>/{model}/fetch_model.log",

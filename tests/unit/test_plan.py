@@ -1,0 +1,288 @@
+"""The plan: shapes against real architectures on the meta device, sizes against the files and tensors they count."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from conftest import TEXTS, ModelMaker, TokenizerMaker
+from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from sphere import cli
+from sphere.config import (
+    MachineSettings,
+    ModelConfig,
+    PathSource,
+    ShapeSettings,
+    StatisticsSettings,
+    Study,
+    ValueSettings,
+    load_study,
+)
+from sphere.contexts import Contexts
+from sphere.data import EditRequest
+from sphere.errors import InputError
+from sphere.methods import resolve
+from sphere.models import adapter
+from sphere.plan import GIB, RULES, Costs, Sizes, check_shape, plan, shape_of
+from sphere.replay import Row, record
+from sphere.sequential import edit
+from sphere.spectra import save_directions, save_null_space
+from sphere.stats import collect_statistics
+
+ROOT = Path(__file__).parents[2]
+LLAMA3 = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+          "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256}  # fmt: skip
+# What each model's config.json says, as far as it says something about shapes.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama3-8b-instruct": {**LLAMA3, "tie_word_embeddings": False},
+    "llama3.2-3b-instruct": {
+        **LLAMA3, "hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "num_attention_heads": 24,
+        "head_dim": 128, "tie_word_embeddings": True,
+    },
+    "qwen2.5-7b-instruct": {
+        "model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+        "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False,
+    },
+    "qwen3-8b": {
+        "model_type": "qwen3", "hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+        "tie_word_embeddings": False,
+    },
+    "gpt2-xl": {"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25, "vocab_size": 50257},
+    "gpt-j-6b": {
+        "model_type": "gptj", "n_embd": 4096, "n_layer": 28, "n_head": 16, "vocab_size": 50400, "rotary_dim": 64,
+        "tie_word_embeddings": False,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, ModelConfig]:
+    """Every model file of the repository that is not trained here."""
+    import yaml
+
+    files = [path for path in (ROOT / "config" / "models").glob("*.yaml")]
+    read = [ModelConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8"))) for path in files]
+    assert [model.name for model in read] == [path.stem for path in files]
+    return {model.name: model for model in read if model.shape is not None}
+
+
+def on_meta(name: str, dtype: torch.dtype) -> Any:
+    config = dict(CONFIGS[name])
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config), dtype=dtype)
+
+
+def test_every_shipped_model_has_a_shape_that_is_tested(models: dict[str, ModelConfig]) -> None:
+    assert set(models) == set(CONFIGS)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shapes_are_those_of_the_architecture(name: str, models: dict[str, ModelConfig], tmp_path: Path) -> None:
+    """On meta tensors: parameters, module paths, and the size of everything that a layer is edited with."""
+    model, settings = on_meta(name, torch.bfloat16), models[name]
+    shape = shape_of(settings)
+    sizes, parts = Sizes(shape, "bfloat16"), adapter(model)
+    assert sizes.parameters == pytest.approx(model.num_parameters(), rel=2e-3)
+    assert sizes.parameters * sizes.bytes == pytest.approx(
+        sum(p.numel() * p.element_size() for p in model.parameters()), rel=2e-3
+    )
+    assert parts.n_layers == shape.depth
+    own = {layer for each in settings.methods.values() if isinstance(layer := each.get("layer"), int)}
+    for i in {*settings.layers, *own}:
+        weight = parts.weight(i)
+        assert weight.shape == (shape.width, shape.inner)
+        assert weight.numel() == sizes.weight
+        assert weight.shape[1] ** 2 == sizes.moment  # C, M, and at most the null space's basis
+        assert parts.weight_name(i) in model.state_dict()
+    assert sizes.layer == pytest.approx(sum(p.numel() for p in parts.layer(0).parameters()), rel=2e-3)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
+    check_shape(name, shape, tmp_path)
+
+
+def test_a_wrong_shape_is_named(models: dict[str, ModelConfig], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**LLAMA3, "intermediate_size": 11008}))
+    with pytest.raises(InputError, match=r"shape\.inner is 14336, but intermediate_size is 11008 in .*config\.json"):
+        check_shape("llama3-8b-instruct", shape_of(models["llama3-8b-instruct"]), tmp_path)
+    own = models["llama3-8b-instruct"].model_copy(update={"shape": None, "source": PathSource(kind="path", path=".")})
+    with pytest.raises(InputError, match="shape is missing"):
+        shape_of(own)
+
+
+# ------------------------------------------------------------------------------------------- the paper's studies
+
+
+def paper(**changes: Any) -> Study:
+    """The paper's study with other settings for its models."""
+    study = load_study("paper", root=ROOT / "config")
+    models = {name: model.model_copy(update=changes) for name, model in study.models.items()}
+    return study.model_copy(update={"models": models})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gib", "fits"),
+    [("bfloat16", 79, True), ("float32", 79, False), ("float32", 140, True), ("bfloat16", 24, False)],
+)
+def test_the_paper_s_study_fits_80_gb_in_bfloat16_and_141_gb_in_float32(dtype: str, gib: float, fits: bool) -> None:
+    """Of 80 GB, an A100 or H100 has 79 GiB; of 141 GB, an H200 has 140."""
+    found = plan(paper(dtype=dtype), MachineSettings(gpu_memory=gib))
+    problems = found.problems()
+    assert (not problems) == fits, problems
+    if fits:
+        assert max(job.gpu_least for job in found.jobs) < gib * GIB
+    elif dtype == "float32":
+        assert any("dtype: bfloat16 in models/qwen2.5-7b-instruct.yaml would fit" in line for line in problems)
+    else:
+        assert all("take a GPU of" in line for line in problems)
+
+
+def test_fewer_layers_are_advised_where_they_fit() -> None:
+    (line,) = (each for each in plan(paper(), MachineSettings(gpu_memory=60)).problems() if each.startswith("qwen"))
+    assert "edit sphere needs" in line
+    assert "layers: [" in line
+    assert "would fit" in line
+
+
+def test_disk_is_bounded_and_a_study_that_does_not_fit_is_refused() -> None:
+    found = plan(paper())
+    assert found.kept < found.peak_in_turn < found.peak
+    assert all(job.temporary == (job.rule == "edit") for job in found.jobs if job.temporary or job.rule == "edit")
+    (line,) = plan(paper(), MachineSettings(disk=0.9 * found.peak_in_turn / GIB)).problems()
+    assert "of disk" in line
+    assert "methods with keep_states: false would fit" in line
+    whole = paper()
+    kept = whole.model_copy(update={"study": whole.study.model_copy(update={"keep_states": True})})
+    assert plan(kept).kept == pytest.approx(found.peak)
+    (line,) = plan(kept, MachineSettings(disk=1.1 * found.peak_in_turn / GIB)).problems()
+    assert "keep_states: false would fit" in line
+
+
+def test_what_the_models_ask_of_a_cluster_is_enough() -> None:
+    for name in ("paper", "paper-plug-and-play", "paper-sensitivity"):
+        assert [line for line in plan(load_study(name, root=ROOT / "config")).notes() if "asks for less" in line] == []
+
+
+def test_a_plan_needs_no_torch() -> None:
+    code = """
+import sys
+from sphere.config import load_study
+from sphere.plan import plan
+plan(load_study("paper")).table()
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+# -------------------------------------------------------------------------------- counts against what is counted
+
+LAYERS = (1, 2)
+REQUEST = EditRequest(1, "Ada Lovelace", "The mother tongue of Ada Lovelace is", 21, "French", "English")
+TINY = {"llama": {}, "qwen3": {"head_dim": 8}, "gpt2": {"kv_heads": 4, "gated": False, "tied": True},
+        "gptj": {"kv_heads": 4, "gated": False}}  # fmt: skip
+
+
+def tiny_shape(family: str, vocabulary: int) -> ShapeSettings:
+    given = {"width": 32, "inner": 64, "depth": 4, "heads": 4, "kv_heads": 2, "vocabulary": vocabulary}
+    return ShapeSettings.model_validate({**given, **TINY[family]})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", TINY)
+def test_saved_activations_are_bounded(
+    family: str, dtype: torch.dtype, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """What autograd keeps of the layers above z is at most what the plan counts, and of its order."""
+    tokenizer = tiny_tokenizer(True)
+    parts = adapter(tiny_model(family, len(tokenizer)).to(dtype))
+    rows = [Row(tuple(range(i, i + 12)), 6) for i in (3, 7)]  # tails as long as their prefixes, and short
+    replayed = record(parts, rows, layer=1, pad=0)
+    changed = replayed.tail[:, 0].clone().requires_grad_()
+    held: dict[int, int] = {}
+    known = {p.untyped_storage().data_ptr() for p in parts.model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = replayed.run(changed)
+    tokens, layers = replayed.tail.shape[0] * replayed.tail.shape[1], 2
+    counted = Sizes(tiny_shape(family, 384), str(dtype).removeprefix("torch.")).saved * tokens * layers
+    assert output.requires_grad
+    assert 0.3 * counted < sum(held.values()) <= counted, sum(held.values()) / counted
+
+
+@pytest.mark.parametrize("method", ["memit", "prune", "encore", "sphere", "rome"])
+def test_files_are_as_large_as_planned(
+    method: str, tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    smoke = load_study("smoke", root=ROOT / "config")
+    update = {"layers": LAYERS, "shape": tiny_shape("llama", 384), "source": PathSource(kind="path", path="."),
+              "methods": {}, "statistics": StatisticsSettings(probe_keys=0)}  # fmt: skip
+    own = smoke.models["smoke"].model_copy(update=update)
+    costs = Costs(own, smoke.model_copy(update={"models": {"smoke": own}}), MachineSettings())
+    documents = [text[start:] for text in TEXTS for start in range(0, len(text), 3)]
+    statistics = collect_statistics(adapter(model), tokenizer, documents, LAYERS, max_length=64, probe_keys=0)
+    settings = {"nullspace_fraction": 0.6} if method == "sphere" else {}
+    state = edit(model, tokenizer, [REQUEST], method=method, layers=LAYERS, values=ValueSettings(steps=1),
+                 contexts=Contexts(), statistics=statistics, hyperparameters=settings)  # fmt: skip
+    state.save(tmp_path / "state")
+    statistics.save(tmp_path / "statistics")
+    save_null_space(statistics, tmp_path / "null_space")
+    save_directions(adapter(model), LAYERS, tmp_path / "directions")
+    planned = {
+        "state": costs.state_file(resolve(method)), "statistics": costs.statistics_file,
+        "null_space": costs.null_space_file, "directions": costs.directions_file,
+    }  # fmt: skip
+    for name, size in planned.items():
+        assert (tmp_path / name).stat().st_size == pytest.approx(size, rel=0.05, abs=3000), name
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+def test_the_command_prints_and_writes_the_plan(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", "smoke", "--csv", str(tmp_path / "plan.csv")])
+    assert ended.value.code == 0
+    frame = pd.read_csv(tmp_path / "plan.csv")
+    printed = capsys.readouterr().out
+    assert set(frame["rule"]) <= set(RULES)
+    for rule in frame["rule"]:
+        assert rule in printed
+    assert (frame["gpu_gib_most"] == 0).all()
+    assert (frame["host_gib"] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("machine", "part"),
+    [
+        ("{gpu_memory: 20}", "the GPU has 20: "),
+        ("{gpu_memory: 0}", "config.yaml: machine: gpu_memory"),
+        ("{gpu_memori: 80}", "did you mean 'gpu_memory'?"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    machine: str, part: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["plan", "paper-sensitivity", "--machine", machine])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert part in line
