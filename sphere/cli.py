@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
@@ -185,7 +186,11 @@ def plan(
     from sphere.artifacts import write_csv
     from sphere.plan import plan as plan_of
 
-    found = plan_of(load_study(study), load_machine(yaml.safe_load(machine)))
+    try:
+        settings = yaml.safe_load(machine)
+    except yaml.YAMLError:
+        raise InputError(f"--machine {machine!r} is not YAML: write '{{gpu_memory: 141}}'") from None
+    found = plan_of(load_study(study), load_machine(settings))
     frame = found.table()
     if csv is not None:
         write_csv(frame, csv)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from sphere.tables.comparison import comparison_table
 from sphere.tables.editing import checkpoint_table, family_table, main_table, plug_and_play_table, read_paper
 from sphere.tables.incidents import mark_stops
 from sphere.tables.layout import FAMILIES
@@ -34,6 +35,18 @@ def _of_family(family: str) -> Maker:
     return lambda tables, _: family_table(load(tables, "editing_by_method"), family)
 
 
+PUBLISHED = {"table1": "table1_main", "runtime": "table2_runtime", "spearman": "spearman", "sensitivity": "sensitivity"}
+"""Tables that the paper has too, and the files of config/published."""
+
+
+def _comparison(tables: Path, published: Path | None) -> Table:
+    return comparison_table(
+        {name: build(name, tables, published=published) for name in PUBLISHED},
+        {name: read_paper(published, file) for name, file in PUBLISHED.items()},
+        load(tables, "editing_by_method"),
+    )
+
+
 _MAKERS: dict[str, Maker] = {
     "table1": lambda t, p: main_table(load(t, "editing_by_method"), read_paper(p, "table1_main")),
     **{f"editing_{family}": _of_family(family) for family in FAMILIES},
@@ -47,6 +60,7 @@ _MAKERS: dict[str, Maker] = {
     ),
     "early_warning": lambda t, _: warning_table(load(t, "editing_summary"), load(t, "energy_summary")),
     "sensitivity": lambda t, p: sensitivity_table(load(t, "sensitivity_summary"), read_paper(p, "sensitivity")),
+    "comparison": _comparison,
     "tuning": lambda t, _: tuning_table(load(t, "tuning_summary")),
     "skipped": lambda t, _: skipped_table(load(t, "skipped_summary")),
 }

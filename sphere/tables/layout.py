@@ -49,10 +49,15 @@ ABILITY_LABELS = {
 
 
 def method_label(name: str) -> str:
-    """The name a method carries in print: `memit+sphere` -> `MEMIT + SPHERE`; an unknown name stays as it is."""
-    if name == f"alphaedit+{PROJECTION}":
-        return METHOD_LABELS[PROJECTION]
-    return " + ".join(METHOD_LABELS.get(part, part) for part in name.split("+"))
+    """The name a method carries in print: `memit+sphere` -> `MEMIT + SPHERE`; an unknown name stays as it is.
+
+    `sphere@eta=0.3@alpha=0.5` -> `SPHERE (eta 0.3, alpha 0.5)`.
+    """
+    base, *settings = name.split("@")
+    said = f" ({', '.join(each.replace('=', ' ') for each in settings)})" if settings else ""
+    if base == f"alphaedit+{PROJECTION}":
+        return METHOD_LABELS[PROJECTION] + said
+    return " + ".join(METHOD_LABELS.get(part, part) for part in base.split("+")) + said
 
 
 def dataset_label(name: str) -> str:
@@ -80,6 +85,7 @@ def is_headline(name: str) -> bool:
 
 def base_of(name: str) -> str | None:
     """The method the projection was added to (`sphere` -> `alphaedit`), or None for one without it."""
+    name = name.split("@")[0]
     if name == PROJECTION:
         return "alphaedit"
     parts = name.split("+")
@@ -87,8 +93,11 @@ def base_of(name: str) -> str | None:
 
 
 def projected_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
-    """(baseline, baseline with the projection) for every baseline of which both are present, in order of print."""
-    present = set(names)
+    """(baseline, baseline with the projection) for every baseline of which both are present, in order of print.
+
+    A method with settings in its name (`sphere@alpha=0.3`) is neither.
+    """
+    present = {name for name in names if "@" not in name}
     pairs: dict[str, str] = {}
     for name in ordered_methods(present):
         base = base_of(name)

@@ -34,6 +34,7 @@ class Cell:
     value: float
     half_width: float = nan
     paper: float = nan
+    note: str = ""  # what is printed where there is no number; the CSV has an empty cell
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _line(cells: Sequence[str]) -> str:
 
 def _markdown_cell(cell: Cell | None, column: Column, rank: int | None) -> str:
     if cell is None or (not isfinite(cell.value) and not isfinite(cell.paper)):
-        return NOTHING
+        return cell.note or NOTHING if cell else NOTHING
     text = _number(cell.value, column)
     text = {1: f"**{text}**", 2: f"<u>{text}</u>"}.get(rank or 0, text)
     if isfinite(cell.half_width):
@@ -187,7 +188,7 @@ def _group_lines(columns: Sequence[Column]) -> list[str]:
 
 def _latex_cell(cell: Cell | None, column: Column, rank: int | None) -> str:
     if cell is None or (not isfinite(cell.value) and not isfinite(cell.paper)):
-        return "--"
+        return _escape(cell.note) or "--" if cell else "--"
     text = _latex_number(cell.value, column)
     text = {1: f"\\textbf{{{text}}}", 2: f"\\underline{{{text}}}"}.get(rank or 0, text)
     if isfinite(cell.half_width):

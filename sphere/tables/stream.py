@@ -244,7 +244,7 @@ def tuning_table(tuning: pd.DataFrame) -> Table:
 
 
 def sensitivity_table(tried: pd.DataFrame, paper: pd.DataFrame | None = None) -> Table:
-    """Efficacy on held-out edits, one row an eta and one column an alpha; the paper's beside a model of the paper.
+    """Efficacy, one row an eta and one column an alpha; the paper's beside a model of the paper.
 
     `paper` is sensitivity.csv, whose values are of one model and stream that it does not name.
     """
@@ -258,7 +258,10 @@ def sensitivity_table(tried: pd.DataFrame, paper: pd.DataFrame | None = None) ->
                 for alpha, value in line.groupby("alpha")["efficacy"].mean().items()
             }
             rows.append(Row(f"{model}, {method_label(str(method))}", f"η = {eta:g}", cells))
-    notes = ["Efficacy in percent (accuracy family) after held-out edits that no test stream has; one stream a cell."]
+    notes = [
+        "Efficacy in percent after the last edit, one stream a cell: of held-out records (accuracy family), or, where "
+        "the study has the pairs among its methods, of its first dataset."
+    ]
     if any(cell.paper == cell.paper for row in rows for cell in row.cells.values()):
         notes.append("In brackets: the paper's value (arXiv 2510.01172).")
     return Table("sensitivity", "Efficacy over the cumulative ratio η and the suppression strength α", "η", columns,

@@ -5,7 +5,7 @@
     energy_summary.csv             energy.csv of every segment, in stream order
     general_ability_summary.csv    one row a model, dataset, method, seed, checkpoint, task and metric
     general_ability_by_method.csv  one score a task family, over seeds
-    sensitivity_summary.csv        efficacy on held-out edits for every pair of eta and alpha
+    sensitivity_summary.csv        efficacy for every pair of eta and alpha: on held-out edits, or of NAME@eta=@alpha=
     timing_summary.csv             wall seconds a batch and phase
     training.csv                   training curves of the models a study trains itself
     tuning_summary.csv             every setting that tuning tried, with its score
@@ -29,8 +29,9 @@ import pandas as pd
 
 from sphere.artifacts import write_csv
 from sphere.errors import InputError
+from sphere.methods import split_name
 from sphere.tables.intervals import NO_INTERVAL, Interval, from_stderr, over_records, over_seeds
-from sphere.tables.layout import FAMILIES, METRICS, PRE_EDITED, TEXT_FAMILY, TEXT_METRICS
+from sphere.tables.layout import FAMILIES, METRICS, PRE_EDITED, TEXT_FAMILY, TEXT_METRICS, base_of, family_of
 
 STREAM = ("model", "dataset", "method", "seed", "edits")
 CELL = ("model", "dataset", "method", "edits")
@@ -97,7 +98,7 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         "energy_summary": energy,
         "general_ability_summary": ability,
         "general_ability_by_method": _by_method(headline_ability(ability), "general_ability_by_method"),
-        "sensitivity_summary": _concat(list(_of_methods(results, study, "sensitivity"))),
+        "sensitivity_summary": _concat([*_of_methods(results, study, "sensitivity"), _pairs(editing, study)]),
         "timing_summary": timing,
         "training": _concat([_optional(results / m / "training.csv", {"model": m}) for m in study["models"]]),
         "tuning_summary": _concat(list(_of_methods(results, study, "tuning"))),
@@ -191,6 +192,33 @@ def _skipped(results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[pd.D
             if path.exists():
                 counts = pd.read_csv(path).groupby("reason", sort=False).size().reset_index(name="records")
                 yield _stamp(counts, {"dataset": dataset, "seed": seed})
+
+
+def _pairs(editing: pd.DataFrame, study: Mapping[str, Sequence[Any]]) -> pd.DataFrame:
+    """One row for every method NAME@eta=..@alpha=.., after the last checkpoint of the study's first dataset.
+
+    At eta = 0 or alpha = 0 nothing is projected: that edge of the map is the method without the projection, if it ran.
+    """
+    chosen = {name: split_name(name) for name in study["methods"]}
+    chosen = {name: found for name, found in chosen.items() if {"eta", "alpha"} <= found[1].keys()}
+    if editing.empty or not chosen:
+        return pd.DataFrame()
+    dataset, last = study["datasets"][0], max(study["checkpoints"])
+    kept = editing[(editing["dataset"] == dataset) & (editing["edits"] == last)]
+    kept = kept[kept["metric_family"] == family_of(dataset)]
+    means = kept.pivot_table(index=["model", "method"], columns="metric", values="mean").reindex(columns=list(METRICS))
+    places = [(base, settings["eta"], settings["alpha"], name) for name, (base, settings) in chosen.items()]
+    for base in dict.fromkeys(base for base, *_ in places):
+        etas, alphas = ({0.0, *(each[i] for each in places if each[0] == base)} for i in (1, 2))
+        edge = [(eta, alpha) for eta in sorted(etas) for alpha in sorted(alphas) if eta == 0 or alpha == 0]
+        places += [(base, eta, alpha, base_of(base) or "") for eta, alpha in edge]
+    rows = [
+        {"model": model, "method": base, "eta": eta, "alpha": alpha, **means.loc[(model, name)].to_dict()}
+        for model in study["models"]
+        for base, eta, alpha, name in places
+        if (model, name) in means.index
+    ]
+    return pd.DataFrame(rows)
 
 
 def _stamp(frame: pd.DataFrame, names: Mapping[str, Any]) -> pd.DataFrame:

@@ -247,14 +247,6 @@ def test_a_bfloat16_model_is_edited_in_float32(
         assert torch.equal(parts.weight(i), state.weights[i].bfloat16())
 
 
-def test_editing_leaves_the_model_in_its_own_precision(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
-    tokenizer = tiny_tokenizer(True)
-    model = tiny_model("llama", len(tokenizer)).bfloat16()
-    state = edit(model, tokenizer, REQUESTS, method="ft", layers=(1,), values=FAST, contexts=CONTEXTS)
-    assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
-    assert torch.equal(adapter(model).weight(1), state.weights[1].bfloat16())
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU")
 @pytest.mark.parametrize("name", METHODS)
 def test_cuda_edits_as_the_cpu_does(name: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:

@@ -56,7 +56,7 @@ def make_results(root: Path, scope: dict[str, Any]) -> Path:
 
 def make_stream(folder: Path, dataset: str, method: str, seed: int, scope: dict[str, Any]) -> None:
     rng = np.random.default_rng([seed, len(method), len(dataset)])
-    decay, growth = DECAY[method]
+    decay, growth = DECAY[method.split("@")[0]]
     energy, done = 100.0, 0
     for k in sorted(scope["checkpoints"]):
         rows, times = [], []

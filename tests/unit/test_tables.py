@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from math import inf, isnan, nan
+from math import inf, isfinite, isnan, nan
 from pathlib import Path
 
 import made_up_study
@@ -112,8 +112,9 @@ def test_names_and_order_of_methods() -> None:
     assert [method_label(name) for name in ("memit-seq", "rect+sphere", "alphaedit+sphere", "mine")] == [
         "MEMIT-seq", "RECT + SPHERE", "SPHERE", "mine",
     ]  # fmt: skip
-    assert base_of("sphere") == base_of("alphaedit+sphere") == "alphaedit"
-    assert projected_pairs(["memit", "sphere", "alphaedit", "rect+sphere", "memit+sphere"]) == [
+    assert base_of("sphere") == base_of("alphaedit+sphere") == base_of("sphere@eta=0.3") == "alphaedit"
+    assert method_label("rect+sphere@eta=0.3@alpha=0.5") == "RECT + SPHERE (eta 0.3, alpha 0.5)"
+    assert projected_pairs(["memit", "sphere@eta=0.3", "sphere", "alphaedit", "rect+sphere", "memit+sphere"]) == [
         ("memit", "memit+sphere"), ("alphaedit", "sphere"),
     ]  # fmt: skip
 
@@ -452,6 +453,58 @@ def test_table1_shows_the_papers_value_beside_the_papers_model(tmp_path: Path) -
     runtime = build("runtime", tmp_path / "tables", published=PUBLISHED)
     assert {row.label: row.cells["edit_s"].paper for row in runtime.rows}["SPHERE"] == 543.26
     assert "[52.89]" in as_markdown(table)
+
+
+def test_the_comparison_sets_every_published_number_beside_ours(tmp_path: Path) -> None:
+    scope = made_up_study.study(models=["llama3-8b-instruct"], seeds=[0], methods=["sphere", "memit"])
+    gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
+    table = build("comparison", tmp_path / "tables", published=PUBLISHED)
+    rows = {(row.section, row.label): row.cells for row in table.rows}
+    assert len(rows) == len(table.rows)
+    assert all(isfinite(cells["paper"].value) for cells in rows.values())
+    published = pd.read_csv(PUBLISHED / "table1_main.csv").set_index(["model", "method"])
+    ours = build("table1", tmp_path / "tables").rows[-1].cells["counterfact_efficacy"]
+    cells = rows["Table 1, LLaMA3-8B, CounterFact", "SPHERE, efficacy"]
+    paper = published.loc[("LLaMA3-8B", "SPHERE")]
+    assert (cells["ours"].value, cells["ours"].half_width) == (ours.value, ours.half_width)
+    assert (cells["paper"].value, cells["paper"].half_width) == (paper["cf_eff"], paper["cf_eff_pm"])
+    assert cells["difference"].value == pytest.approx(ours.value - paper["cf_eff"])
+    assert cells["difference"].half_width == ours.half_width > 0
+    assert isfinite(rows["Table 2, LLaMA3-8B", "SPHERE, seconds of a batch"]["difference"].value)
+    rank = rows["Figure 1, beside llama3-8b-instruct on CounterFact", "MEMIT, r_s of HE and efficacy"]
+    assert rank["difference"].value == pytest.approx(rank["ours"].value + 0.96)
+    lacking = {place for place, cells in rows.items() if not isfinite(cells["ours"].value)}
+    assert ("Table 1, LLaMA3-8B, zsRE", "FT, efficacy") in lacking
+    assert ("Table 1, Qwen2.5-7B, zsRE", "SPHERE, efficacy") in lacking
+    assert ("Sensitivity, beside llama3-8b-instruct", "η = 0.7, α = 0.7") in lacking
+    said = as_markdown(table)
+    assert said.count("not run") == as_latex(table).count("not run") == 2 * len(lacking)
+    assert "100 edits" in table.notes[0]
+
+
+def test_there_is_nothing_to_compare_without_a_model_of_the_paper(gathered: Path) -> None:
+    table = build("comparison", gathered, published=PUBLISHED)
+    assert not table.rows
+    assert "nothing to compare" in table.notes[0]
+
+
+def test_pairs_of_eta_and_alpha_among_the_methods_are_a_map(tmp_path: Path) -> None:
+    pairs = [f"sphere@eta={eta}@alpha={alpha}" for eta in (0.3, 0.5) for alpha in (0.5, 0.7)]
+    scope = made_up_study.study(methods=["alphaedit", *pairs], seeds=[0, 1], checkpoints=[20, 40])
+    gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
+    tried = load(tmp_path / "tables", "sensitivity_summary")
+    assert set(tried["method"]) == {"sphere"}
+    assert len(tried) == 9
+    means = load(tmp_path / "tables", "editing_summary").query(
+        "dataset == 'counterfact' and edits == 40 and metric_family == 'accuracy' and metric == 'efficacy'"
+    )
+    by_method = means.groupby("method")["mean"].mean()
+    cells = tried.set_index(["eta", "alpha"])["efficacy"]
+    assert cells[0.3, 0.7] == pytest.approx(by_method["sphere@eta=0.3@alpha=0.7"])
+    assert {cells[0.0, alpha] for alpha in (0, 0.5, 0.7)} == {cells[0.5, 0.0]} == {by_method["alphaedit"]}
+    table = build("sensitivity", tmp_path / "tables", published=PUBLISHED)
+    assert [row.label for row in table.rows] == ["η = 0", "η = 0.3", "η = 0.5"]
+    assert [column.header for column in table.columns] == ["α = 0", "α = 0.5", "α = 0.7"]
 
 
 def test_the_paper_is_left_out_where_it_is_not_given(gathered: Path) -> None:

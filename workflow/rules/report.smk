@@ -70,6 +70,7 @@ rule gather:
             "methods": list(STUDY.methods),
             "seeds": list(STUDY.seeds),
             "checkpoints": list(STUDY.checkpoints),
+            "tasks": list(STUDY.tasks.names) if STUDY.tasks else [],
         },
     log:
         "<logs>/gather.log",
@@ -289,7 +290,7 @@ rule report:
         html=ensure("<study>/report.html", non_empty=True),
     params:
         snakefile=workflow.main_snakefile,
-        overrides=[f"{key}={config[key]}" for key in KEYS],
+        overrides=[f"{key}={config[key]}" for key in KEYS if key != "machine"],
         unfinished=lambda wildcards, output: str(Path(output.html).with_name(".report.html")),
     log:
         "<logs>/report.log",

@@ -1,0 +1,130 @@
+"""Does the 8B study fit? Peak memory of a randomly initialised model of LLaMA3-8B's shape, beside what the plan says.
+
+    python benchmarks/memory_8b.py                      # CUDA, bfloat16 with float32 edited layers: one GPU of 80 GB
+    python benchmarks/memory_8b.py --dtype float32      # one GPU of 141 GB
+    python benchmarks/memory_8b.py --tiny --device cpu  # the same steps in a minute, without a peak to show
+
+Key statistics, null space, principal directions, one batch of 100 edits by SPHERE and its hyperspherical energy, on
+records and text of a small fictional world. The weights are random, so nothing but memory and time means anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sphere.config import MachineSettings, ShapeSettings, StatisticsSettings, WorldSettings, load_study
+from sphere.contexts import sample_contexts
+from sphere.data import load_requests
+from sphere.methods import resolve
+from sphere.models import adapter, resolve_device
+from sphere.plan import CONTEXT, FRAGMENTATION, GIB, Costs, shape_of
+from sphere.sequential import Editor
+from sphere.spectra import Spectra, key_spectrum, principal_spectrum
+from sphere.stats import collect_statistics, read_documents
+from sphere.training import train_tokenizer
+from sphere.world import build
+
+TINY = ShapeSettings(width=64, inner=224, depth=10, heads=4, kv_heads=1, vocabulary=2048)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--model", default="llama3-8b-instruct", help="a model of the study paper, for shape and layers"
+    )
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--documents", type=int, default=4000)
+    parser.add_argument("--tiny", action="store_true")
+    given = parser.parse_args()
+    device = resolve_device(given.device)
+    study = load_study("paper")
+    settings = study.models[given.model]
+    shape = TINY if given.tiny else shape_of(settings)
+    settings = settings.model_copy(
+        update={"shape": shape, "dtype": given.dtype, "statistics": StatisticsSettings(documents=given.documents)}
+    )
+    one = study.study.model_copy(update={"methods": ("sphere",)})
+    costs = Costs(
+        settings, study.model_copy(update={"study": one, "models": {given.model: settings}}), MachineSettings()
+    )
+    planned = {job.rule: job.gpu_most for job in costs.preparations()}
+    method = resolve("sphere", hyperparameters={"nullspace_fraction": 0.8})
+    planned["edit"] = CONTEXT + FRAGMENTATION * costs.edit_memory(method)[1]
+
+    with tempfile.TemporaryDirectory() as folder:
+        build(WorldSettings(people=100, tuning_people=0, qa_people=10, documents=given.documents), Path(folder))
+        documents = read_documents(Path(folder) / "corpus.txt")
+        requests = load_requests(Path(folder) / "counterfact.json").requests[:100]
+    tokenizer = train_tokenizer(documents, 2048)
+
+    print(f"{given.model}'s shape, {given.dtype}, on {device}" + (" (tiny)" if given.tiny else ""))
+    print("| step | seconds | peak GiB | planned at most GiB |\n| --- | --- | --- | --- |")
+
+    @contextmanager
+    def measured(step: str) -> Iterator[None]:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            torch.cuda.reset_peak_memory_stats(device)
+        start = time.perf_counter()
+        yield
+        peak = "–"
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+            peak = f"{torch.cuda.max_memory_reserved(device) / GIB:.1f}"
+        said = f"{planned[step] / GIB:.1f}" if device.type == "cuda" and step in planned else "–"
+        print(f"| {step} | {time.perf_counter() - start:.1f} | {peak} | {said} |", flush=True)
+
+    torch.manual_seed(0)
+    with measured("model"), device:
+        config: Any = LlamaConfig(
+            vocab_size=shape.vocabulary, hidden_size=shape.width, intermediate_size=shape.inner,
+            num_hidden_layers=shape.depth, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
+            max_position_embeddings=8192, tie_word_embeddings=shape.tied, dtype=getattr(torch, given.dtype),
+        )  # fmt: skip
+        model = LlamaForCausalLM(config).to(getattr(torch, given.dtype)).eval().requires_grad_(False)
+    parts = adapter(model)
+    with measured("contexts"):
+        contexts = sample_contexts(parts, tokenizer, count=5, length=10, generator=torch.Generator().manual_seed(0))
+    with measured("statistics"):
+        statistics = collect_statistics(parts, tokenizer, documents, costs.layers)
+    with measured("null_space"):
+        keys = {i: key_spectrum(c) for i, c in statistics.second_moments.items()}
+    with measured("directions"):
+        principal = {i: principal_spectrum(parts.weight(i)) for i in costs.layers}
+    statistics.second_moments.update({i: c.cpu() for i, c in statistics.second_moments.items()})
+    for spectra in (keys, principal):  # a job has them in main memory, as it reads them from files
+        for i, found in spectra.items():
+            spectra[i] = type(found)(*(tensor.cpu() for tensor in vars(found).values()))
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    with measured("edit"):
+        editor = Editor(
+            model,
+            tokenizer,
+            method,
+            layers=settings.layers,
+            values=settings.values,
+            contexts=contexts,
+            statistics=statistics,
+            spectra=Spectra(keys, principal),
+        )
+        state = editor.run(requests, batch_size=100, on_batch=lambda record: print(_line(record.energy)))
+    assert state.position == 100
+
+
+def _line(energy: list[dict[str, float]]) -> str:
+    return "HE, mean over pairs, by layer: " + ", ".join(f"{row['layer']:g}: {row['he_mean']:.6f}" for row in energy)
+
+
+if __name__ == "__main__":
+    main()
