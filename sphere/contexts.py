@@ -68,15 +68,16 @@ def sample_contexts(
         return Contexts()
     starters = [STARTERS[i % len(STARTERS)] for i in range(count)]
     prefixes = []
+    known = range(adapter.model.config.vocab_size)
+    banned = [i for i in tokenizer.all_special_ids if i in known]  # a tokenizer may have more than the model
     for starter in starters:
         ids = list(encode_many(tokenizer, [(starter, None, None)])[0].ids)
         begin = len(ids)
-        banned = set(tokenizer.all_special_ids)
         for _ in range(length):
             inputs, mask = right_pad([ids], 0, adapter.device)
             states = adapter.backbone(input_ids=inputs, attention_mask=mask, use_cache=False).last_hidden_state
             logits = adapter.head(states[0, -1]).double().cpu() / temperature  # (V,)
-            logits[list(banned)] = -torch.inf
+            logits[banned] = -torch.inf
             top = logits.topk(min(top_k, logits.numel()))
             choice = torch.multinomial(top.values.softmax(0), 1, generator=generator)
             ids.append(int(top.indices[choice]))

@@ -93,11 +93,11 @@ def _locate(
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """A token id to fill padding with; masked everywhere, so any valid id serves."""
-    for token in (tokenizer.pad_token_id, tokenizer.eos_token_id):
-        if token is not None:
-            return int(token)
-    return 0
+    """A token id to fill padding with; masked everywhere, so any id that the model has serves.
+
+    Not the padding token: a tokenizer is often given one that lies beyond the model's embedding.
+    """
+    return int(tokenizer.eos_token_id or 0)
 
 
 def right_pad(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ModelMaker, TokenizerMaker
+from conftest import FAMILIES, ModelMaker, TokenizerMaker
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from sphere import cli, hyperspherical_energy
@@ -83,6 +83,20 @@ def test_edit_changes_the_edited_matrices_and_nothing_else(
     assert (note["method"], note["edits"], note["layers"]) == (method, EDITS, list(LAYERS))
     assert len(note["energy"]) == 2 * len(LAYERS)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_edited_in_bfloat16_and_loads(
+    family: str, files: Path, tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(family != "gpt2")
+    tiny_model(family, len(tokenizer)).bfloat16().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert edit(files, tmp_path / "out", "--limit", 4, model=str(tmp_path / "model")) == 0
+    before, after = tensors(tmp_path / "model"), tensors(tmp_path / "out")
+    names = {adapter(AutoModelForCausalLM.from_pretrained(tmp_path / "model")).weight_name(i) for i in LAYERS}
+    assert {name for name, value in after.items() if not torch.equal(value, before[name])} == names
+    assert {after[name].dtype for name in names} == {torch.bfloat16}
 
 
 def test_edit_is_reproducible_and_its_seed_matters(files: Path, tmp_path: Path) -> None:

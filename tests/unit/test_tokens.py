@@ -101,6 +101,8 @@ def test_right_pad() -> None:
     assert torch.equal(mask, torch.tensor([[1, 1, 1], [1, 0, 0]]))
 
 
-def test_pad_id_is_always_some_token(tiny_tokenizer: TokenizerMaker) -> None:
-    assert pad_id(tiny_tokenizer(True)) == 1  # the end token, where there is no padding token
+def test_pad_id_is_a_token_that_the_model_has(tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # id 384, of no row of an embedding made before
+    assert pad_id(tokenizer) == 1
     assert pad_id(word_tokenizer("<unk>")) == 0
