@@ -222,7 +222,7 @@ def skipped_table(skipped: pd.DataFrame) -> Table:
     for dataset, found in skipped.groupby("dataset", sort=False):
         for line in found[found["seed"] == found["seed"].min()].to_dict("records"):
             cells = {"records": Cell(float(line["records"]))}
-            rows.append(Row(dataset_label(str(dataset)), str(line["reason"]), cells))
+            rows.append(Row(f"every model, {dataset_label(str(dataset))}", str(line["reason"]), cells))
     notes = ["Records of the whole dataset; streams/DATASET/seedS_skipped.csv names each."]
     notes += [] if rows else ["Every record can be edited."]
     columns = [Column("records", "Records", "", None, 0)]
