@@ -295,8 +295,9 @@ class ModelConfig(EditSettings):
     def _ascending(self) -> ModelConfig:
         if list(self.layers) != sorted(set(self.layers)):
             raise ValueError(f"layers must ascend without repeats: {list(self.layers)}")
-        if isinstance(self.source, WorldSource) and self.layers[-1] >= self.source.training.depth:
-            raise ValueError(f"layers: {self.layers[-1]} is beyond the last layer, {self.source.training.depth - 1}")
+        sized = self.source.training if isinstance(self.source, WorldSource) else self.shape
+        if sized is not None and self.layers[-1] >= sized.depth:
+            raise ValueError(f"layers: {self.layers[-1]} is beyond the last layer, {sized.depth - 1}")
         return self
 
     def hyperparameters(self, method: str) -> Hyperparameters:

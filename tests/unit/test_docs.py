@@ -22,7 +22,7 @@ from transformers import PhiConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 import sphere
-from sphere import claims, cli, general_ability, metrics, models, stages, tune
+from sphere import claims, cli, general_ability, metrics, models, plan, stages, tune
 from sphere.config import ValueSettings
 from sphere.data import EditRequest
 from sphere.errors import InputError
@@ -166,6 +166,7 @@ SCHEMA: dict[str, tuple[str, ...]] = {
     "streams/DATASET/seedS_skipped.csv": ("case_id", "reason"),
     **{f"tables/{name}.csv": columns for name, columns in summaries.COLUMNS.items()},
     "tables/neuron_cosine.csv": neurons.COLUMNS,
+    "plan.csv": plan.COLUMNS,
     "claims/claims.csv": claims.COLUMNS,
     "claims/claims_detail.csv": claims.DETAIL,
 }
@@ -196,6 +197,18 @@ def test_tasks_of_ours() -> None:
     assert {name for name in names(section) if name.startswith("sphere_")} == {
         path.stem for path in (ROOT / "config" / "tasks").glob("*.yaml")
     }
+
+
+# --------------------------------------------------------------------------------------------- paper-study.md
+
+
+def test_the_plan_is_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit):
+        cli.main(["plan", "paper"])
+    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+    (shown,) = blocks(read("paper-study.md"), "text")
+    assert shown.strip() == printed.strip(), "paste what `sphere plan paper` prints"
 
 
 # ---------------------------------------------------------------------------------------------------- cli.md

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TEXTS, ModelMaker, TokenizerMaker
+from pydantic import ValidationError
 from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -115,6 +116,8 @@ def test_a_wrong_shape_is_named(models: dict[str, ModelConfig], tmp_path: Path) 
     own = models["llama3-8b-instruct"].model_copy(update={"shape": None, "source": PathSource(kind="path", path=".")})
     with pytest.raises(InputError, match="shape is missing"):
         shape_of(own)
+    with pytest.raises(ValidationError, match="layers: 32 is beyond the last layer, 31"):
+        ModelConfig.model_validate({**models["llama3-8b-instruct"].plain(), "layers": [8, 32]})
 
 
 # ------------------------------------------------------------------------------------------- the paper's studies
