@@ -48,7 +48,7 @@ class Size:
     """(d_out, d_in) at which the opponents that are cubic in d_in, or take differences of rows, still end."""
 
 
-FULL = Size(3, 100, 100, 400, 1000, 1000, (4096, 14336), (512, 1792))
+FULL = Size(3, 100, 25, 200, 1000, 150, (4096, 14336), (512, 1792))
 SHORT = Size(2, 100, 10, 60, 1000, 60, (2048, 7168), (256, 896))
 
 

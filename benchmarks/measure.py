@@ -82,12 +82,19 @@ class Timing(Generic[Fast, Plain]):
 
 
 def seconds(run: Callable[[], Fast]) -> tuple[float, Fast]:
-    """Wall seconds, to the end of what a GPU was given, and the result."""
-    _finish()
-    start = time.perf_counter()
+    """Seconds by ``now`` and the result."""
+    start = now()
     result = run()
-    _finish()
-    return time.perf_counter() - start, result
+    return now() - start, result
+
+
+def now() -> float:
+    """Wall seconds, with what a GPU was given done; of one thread CPU seconds, which no other process enters."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
 
 
 def in_turn(fast: Callable[[], Fast], plain: Callable[[], Plain], *, repeats: int) -> Timing[Fast, Plain]:
@@ -126,13 +133,9 @@ def machine() -> dict[str, str | int]:
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "load": f"{os.getloadavg()[0]:.1f}",
+        "clock": "CPU" if torch.get_num_threads() == 1 and not torch.cuda.is_available() else "wall",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-
-
-def _finish() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
