@@ -43,13 +43,15 @@ class Size:
     records: int
     plain_records: int
     matrix: tuple[int, int]
-    """(d_out, d_in) of energy and projection."""
+    """(d_out, d_in) of directions and projection, which are cubic in d_out."""
     narrow: tuple[int, int]
     """(d_out, d_in) at which the opponents that are cubic in d_in, or take differences of rows, still end."""
 
 
-FULL = Size(3, 100, 25, 200, 1000, 150, (4096, 14336), (512, 1792))
-SHORT = Size(2, 100, 10, 60, 1000, 60, (2048, 7168), (256, 896))
+LARGE = (LLAMA3_8B.hidden_size, LLAMA3_8B.intermediate_size)
+"""(d_out, d_in) of the energy, whatever the size: 4096 x 14336."""
+FULL = Size(3, 100, 25, 200, 1000, 150, LARGE, (512, 1792))
+SHORT = Size(2, 100, 10, 60, 1000, 60, (1024, 3584), (256, 896))
 
 
 def values(workload: Workload, size: Size, goal: float) -> Row:
@@ -140,7 +142,7 @@ def metrics(workload: Workload, size: Size, goal: float) -> Row:
 
 def energy(size: Size, device: torch.device) -> list[Row]:
     """Hyperspherical energy, against one Gram product and against the differences of all rows."""
-    weight, small = (random_weight(shape, device) for shape in (size.matrix, size.narrow))
+    weight, small = (random_weight(shape, device) for shape in (LARGE, size.narrow))
     gram = in_turn(lambda: measure_energy(weight), lambda: weight @ weight.T, repeats=size.repeats)
     naive = in_turn(lambda: measure_energy(small).sum, lambda: plain.energy(small), repeats=size.repeats)
     return [
@@ -195,8 +197,9 @@ def projection(size: Size, device: torch.device) -> list[Row]:
 def shares(workload: Workload, size: Size, device: torch.device) -> tuple[list[Row], list[Series]]:
     """Projection and energy as shares of a batch of 100 edits at Llama3-8B's shapes.
 
-    Both are timed, on matrices of ``size.matrix``, and scaled by their operations. The rest of the batch is counted,
-    and taken to run as fast as a square matrix product does here. It cannot run faster, so the shares are upper bounds.
+    Both are timed, the projection on matrices of ``size.matrix`` and scaled by its operations. The rest of the batch is
+    counted, and taken to run as fast as a square matrix product does here. It cannot run faster, so the shares are
+    upper bounds.
     """
     weight, update = (random_weight(size.matrix, device, seed=seed) for seed in (0, 1))
     update = update.double()
@@ -215,24 +218,24 @@ def shares(workload: Workload, size: Size, device: torch.device) -> tuple[list[R
     narrow = torch.bfloat16 if device.type == "cuda" else torch.float32
     rates = matmul_rate(narrow, device), matmul_rate(torch.float64, device)
     rest = sum(counted[phase].model / rates[0] + counted[phase].float64 / rates[1] for phase in REST)
+    large = random_weight(LARGE, device)
     timed = in_turn(
-        lambda: sparse_projection(update, directions, alpha=ALPHA), lambda: measure_energy(weight), repeats=size.repeats
+        lambda: sparse_projection(update, directions, alpha=ALPHA), lambda: measure_energy(large), repeats=size.repeats
     )
     projected = counted["projection"].float64 / projection_operations(d_out, d_in, directions.shape[1])
-    measured = counted["energy"].model / (d_out**2 * d_in)
     rows = [
         Row(
             f"{what}, share of a batch of 100 edits at most",
-            f"Llama3-8B shapes, timed on {d_out} x {d_in}",
+            f"Llama3-8B shapes, timed on {shape_name(on)}",
             [100 * scale * each / (rest + scale * each) for each in times],
             unit="%",
             goal=Goal(bound, at_least=False),
             fast=scale * statistics.median(times),
             note=f"{note}the rest counted as {rest:.3g} s",
         )
-        for what, times, scale, bound, note in (
-            ("projection", timed.fast, projected, 0.5, f"{wide} directions, "),
-            ("energy", timed.plain, measured, 1.0, ""),
+        for what, on, times, scale, bound, note in (
+            ("projection", weight, timed.fast, projected, 0.5, f"{wide} directions, "),
+            ("energy", large, timed.plain, len(settings.layers), 1.0, ""),
         )
     ]
     phases = [
