@@ -12,10 +12,10 @@ import torch
 from conftest import TEXTS, ModelMaker, TokenizerMaker
 from torch import Tensor
 
-from sphere import general_ability, metrics
+from sphere import general_ability, metrics, stages
 from sphere.config import EditSettings, TaskSettings, ValueSettings
 from sphere.contexts import Contexts
-from sphere.models import adapter
+from sphere.models import LoadedModel, adapter
 from sphere.sequential import Editor, EditState
 from sphere.solvers.base import LayerProblem
 from sphere.solvers.memit import Memit
@@ -171,3 +171,21 @@ def test_general_ability_of_a_stopped_stream_has_no_rows(
         frame = pd.read_csv(folder / "general_ability.csv")
         assert frame.empty
         assert tuple(frame.columns) == general_ability.COLUMNS
+
+
+def test_general_ability_of_all_states_and_tasks_takes_one_load(
+    tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_tokenizer(True)
+    loaded = LoadedModel(tiny_model("llama", len(tokenizer)), tokenizer)
+    loads: list[Path] = []
+    monkeypatch.setattr(stages, "load", lambda path, **_: (loads.append(path), loaded)[1])
+    monkeypatch.setattr(stages, "evaluate_tasks", lambda _model, _tokenizer, names, **_: pd.DataFrame({"task": names}))
+    states = [tmp_path / f"{number}.safetensors" for number in range(2)]
+    for number, path in enumerate(states):
+        EditState("memit", 0, number, number, {0: torch.full((32, 64), float(number))}).save(path)
+    tasks = TaskSettings(names=("boolq", "rte"))
+    outs = [path.with_suffix(".csv") for path in states]
+    score_states(tmp_path, states, outs, load_settings={}, tasks=tasks)
+    assert loads == [tmp_path]
+    assert [list(pd.read_csv(out)["task"]) for out in outs] == [["boolq", "rte"]] * 2
