@@ -19,6 +19,7 @@ include: "workflow/rules/plan.smk"
 
 
 onstart:
+    need_partition_and_account()
     keep_to_this_run()
 
 

@@ -167,3 +167,11 @@ def captioned(kind):
     """The names of all figures or tables: each has a caption."""
     folder = Path(workflow.basedir) / "workflow" / "report"
     return sorted(path.stem.removeprefix(f"{kind}_") for path in folder.glob(f"{kind}_*.rst"))
+
+
+def need_partition_and_account():
+    """Stop with one line if the slurm profile is still as it came, without a site's partition and account."""
+    defaults = workflow.resource_settings.default_resources
+    unset = [each.split("=")[0] for each in (defaults.args if defaults else []) if each.endswith("=CHANGE_ME")]
+    if unset:
+        sys.exit(f"error: profiles/slurm/profile.yaml: set {' and '.join(unset)} to yours; see docs/slurm.md")
