@@ -13,7 +13,7 @@ reproduce: setup
 	snakemake --cores all $$(test -t 2 && echo --logger rich) --config study=$(STUDY)
 
 test: lint packages
-	pytest tests/unit tests/parity tests/workflow
+	pytest tests/unit tests/parity tests/workflow tests/slurm
 
 # Style, types, the workflow's format and lints, and a dry run of every study (the last two: tests/workflow).
 lint: setup
@@ -21,7 +21,7 @@ lint: setup
 	mypy
 	snakefmt --check Snakefile workflow
 
-# TeX and Chromium, where they are not there yet.
+# TeX, Chromium and SLURM, where they are not there yet.
 packages:
 	.ci/packages
 
