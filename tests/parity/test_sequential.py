@@ -230,10 +230,8 @@ def test_a_bfloat16_model_is_edited_in_float32(
     """The edited layers alone are float32, in the state and in the model, while the model itself stays bfloat16."""
     tokenizer = tiny_tokenizer(True)
     model = tiny_model(family, len(tokenizer)).bfloat16()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    editor = make_editor(model, tokenizer, name)
     parts, layers = adapter(model), resolve(name).edited_layers(LAYERS)
-    state = editor.run(REQUESTS, batch_size=2)
+    state = make_editor(model, tokenizer, name).run(REQUESTS, batch_size=2)
     for i in layers:
         assert parts.parameter(i).dtype == state.weights[i].dtype == torch.float32
         assert torch.equal(parts.weight(i), state.weights[i])
@@ -241,8 +239,6 @@ def test_a_bfloat16_model_is_edited_in_float32(
     assert model(torch.arange(6)[None]).logits.dtype == torch.bfloat16
     parts.narrow(layers)
     assert {value.dtype for value in model.state_dict().values()} == {torch.bfloat16}
-    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
-    assert changed == {parts.weight_name(i) for i in layers}
     for i in layers:
         assert torch.equal(parts.weight(i), state.weights[i].bfloat16())
 
