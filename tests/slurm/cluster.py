@@ -142,7 +142,12 @@ class Cluster:
         self._daemon("slurmd", "-D", ready=lambda: "idle" in self.run("sinfo", "--noheader", "--format=%T"))
 
     def stop(self) -> None:
-        """End every daemon, the last one started first."""
+        """Cancel all jobs, and end every daemon, the last one started first."""
+        for _ in range(50 if "slurmd" in self._daemons else 0):
+            if not self.run("squeue", "--noheader"):
+                break
+            self.run("scancel", f"--user={getpass.getuser()}")
+            time.sleep(0.2)
         for daemon in reversed(self._daemons.values()):
             daemon.terminate()
             try:
