@@ -13,7 +13,7 @@ reproduce: setup
 	snakemake --cores all $$(test -t 2 && echo --logger rich) --config study=$(STUDY)
 
 test: lint packages
-	pytest tests/unit tests/parity tests/workflow tests/slurm
+	pytest tests/unit tests/parity tests/workflow tests/slurm tests/reliability
 
 # Style, types, the workflow's format and lints, and a dry run of every study (the last two: tests/workflow).
 lint: setup

@@ -11,6 +11,7 @@ import csv
 import re
 import reprlib
 from collections.abc import Mapping
+from os.path import isfile  # unlike Path.is_file, False for a name too long for the file system
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sphere.errors import InputError
 from sphere.methods import nearest, resolve, split_name
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 """A name that is also a folder's."""
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -410,7 +411,7 @@ class StudyConfig(Settings):
     """Its folder under results/."""
     description: str = ""
     """A line for people."""
-    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    models: Annotated[tuple[Name, ...], Field(min_length=1)]
     """Names of config/models/NAME.yaml."""
     datasets: Annotated[dict[Name, DatasetConfig], Field(min_length=1)]
     """By name: where the edit records come from."""
@@ -665,10 +666,9 @@ def load_machine(settings: Any) -> MachineSettings:
 
 def load_sources(path: Path, *, places: Mapping[str, str] | None = None) -> dict[str, Source]:
     """The rows of sources.tsv by name, with the ``places`` that replace a download checked to be there."""
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(f"{path} is not there: it lists every download")
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file, delimiter="\t")]
+    rows = [{key: value for key, value in row.items() if value} for row in read_table(path, delimiter="\t")]
     sources: dict[str, Source] = {}
     for row in rows:
         source = _validate(Source, row, f"{path}: {row.get('name', 'a row without name')}")
@@ -687,7 +687,7 @@ def load_sources(path: Path, *, places: Mapping[str, str] | None = None) -> dict
 def _place(source: Source, place: Path) -> Path:
     """``place`` if it can stand for the download, or InputError."""
     wanted = {"file": place, "model": place / "config.json", "dataset": place / "README.md"}[source.kind]
-    if not wanted.is_file():
+    if not isfile(wanted):
         what = "" if source.kind == "file" else f" in {place}, the {source.kind}'s folder as the hub has it"
         raise InputError(f"config: sources.{source.name}: {wanted if not what else wanted.name} is not there{what}")
     return place
@@ -698,7 +698,7 @@ def _tasks(study: StudyConfig, root: Path) -> dict[str, TaskFile]:
     found = {}
     for name in study.tasks.names if study.tasks else ():
         path = root / "tasks" / f"{name}.yaml"
-        if path.is_file():
+        if isfile(path):
             found[name] = _parse(TaskFile, path)
             if found[name].task != name:
                 raise InputError(f"{path}: task is {found[name].task!r}: make it {name!r}, as the file is called")
@@ -708,7 +708,7 @@ def _tasks(study: StudyConfig, root: Path) -> dict[str, TaskFile]:
 def _named(folder: Path, name: str, what: str) -> Path:
     """``folder``/name.yaml, or InputError with the nearest name there is."""
     path = folder / f"{name}.yaml"
-    if not path.is_file():
+    if not isfile(path):
         known = [each.stem for each in folder.glob("*.yaml")]
         raise InputError(f"{what} {name!r} is not in {folder}{nearest(name, known)}")
     return path
@@ -743,6 +743,24 @@ def read_yaml(path: Path) -> Any:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
+def read_table(path: Path, *, delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a table with a header; InputError in one line if it cannot be read, or a cell is in no column."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *lines = list(csv.reader(file, delimiter=delimiter, strict=True)) or [[]]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is not a table in UTF-8 ({error})") from None
+    for column in header:
+        if header.count(column) > 1:
+            raise InputError(f"{path}: column {column!r} stands twice")
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(header):
+            raise InputError(f"{path}: row {number} has {len(line)} cells, the header {len(header)}")
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
 def _parse(kind: type[Model], path: Path) -> Model:
     data = read_yaml(path)
     if not isinstance(data, dict):
@@ -769,7 +787,7 @@ def _check_model(path: Path, model: ModelConfig, study: StudyConfig) -> None:
         raise InputError(
             f"study {study.name!r}: model {model.name!r} needs a corpus for its statistics: add the key corpus"
         )
-    if isinstance(model.source, PathSource) and not (model.source.path / "config.json").is_file():
+    if isinstance(model.source, PathSource) and not isfile(model.source.path / "config.json"):
         raise InputError(f"{path}: source.path: {model.source.path} is not a model folder (no config.json)")
     if model.dtype is not None and not re.fullmatch(r"float(16|32|64)|bfloat16", model.dtype):
         raise InputError(
@@ -821,7 +839,7 @@ def _check_sources(path: Path, whole: Study) -> None:
         for key, value in dataset.files.items():
             if dataset.source == "download":
                 _known(f"{path}: datasets.{name}.{key}", value, rows["file"])
-            elif not Path(value).is_file():
+            elif not isfile(value):
                 raise InputError(f"{path}: datasets.{name}.{key}: {value} is not there")
     if whole.study.corpus is not None:
         _known(f"{path}: corpus.item", whole.study.corpus.item, rows["file"])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from math import isfinite, nan
 from pathlib import Path
 
 import pandas as pd
 
+from sphere.config import read_table
 from sphere.errors import InputError
 from sphere.methods import nearest
 
@@ -37,24 +37,15 @@ NUMBERS: dict[str, tuple[str, ...]] = {
 def read_published(folder: Path, name: str) -> pd.DataFrame:
     """``folder``/name.csv; InputError, naming file, row and column, for anything but numbers in the known columns."""
     path = folder / f"{name}.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *lines = list(csv.reader(file, strict=True)) or [[]]
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): see config/published/README.md") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not CSV in UTF-8 ({error})") from None
+    rows = read_table(path)
     known = (*WORDS[name], *NUMBERS[name])
-    for column in header:
-        if column not in known or header.count(column) > 1:
-            fault = "stands twice" if column in known else f"is unknown{nearest(column, known)}"
-            raise InputError(f"{path}: column {column!r} {fault}")
-    if missing := [column for column in known if column not in header]:
-        raise InputError(f"{path}: no column {missing[0]!r}: add it")
-    for number, line in enumerate(lines, 2):
-        if len(line) != len(header):
-            raise InputError(f"{path}: row {number} has {len(line)} cells, the header {len(header)}")
-    frame = pd.DataFrame(lines, columns=header, dtype=str)
+    given = [*rows[0]] if rows else []
+    for column in given:
+        if column not in known:
+            raise InputError(f"{path}: column {column!r} is unknown{nearest(column, known)}")
+    if missing := [column for column in known if column not in given]:
+        raise InputError(f"{path}: no column {missing[0]!r} in any row: add it")
+    frame = pd.DataFrame(rows, dtype=str)
     for column in NUMBERS[name]:
         frame[column] = [_number(cell, f"{path}: row {row}, {column}") for row, cell in enumerate(frame[column], 2)]
     return frame.astype({column: float for column in NUMBERS[name]})

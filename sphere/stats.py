@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +31,14 @@ class Statistics:
     tokens: int
     """How many tokens C was taken over."""
 
-    def save(self, path: Path, *, provenance: dict[str, object] | None = None) -> None:
+    def save(self, path: Path) -> None:
+        """Write the statistics as one safetensors file, the same bytes whenever they are the same.
+
+        Its metadata has one entry: the order of several would differ from process to process.
+        """
         tensors = {f"second_moment.{i}": c for i, c in self.second_moments.items()}
         tensors |= {f"probe_keys.{i}": k.contiguous() for i, k in self.probe_keys.items()}
-        note = {"tokens": str(self.tokens), "provenance": json.dumps(provenance or {})}
+        note = {"tokens": str(self.tokens)}
         with write_atomically(path) as temporary:
             save_file({name: t.cpu() for name, t in tensors.items()}, str(temporary), metadata=note)
 

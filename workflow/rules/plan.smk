@@ -19,4 +19,4 @@ rule plan:
     message:
         "Planning {params.study}"
     shell:
-        "sphere plan {params.study:q} --machine {params.machine:q} --csv {params.csv:q} 2>&1 | tee {log}"
+        "sphere plan {params.study:q} --machine {params.machine:q} --csv {params.csv:q} 2>&1 | tee {log:q}"
