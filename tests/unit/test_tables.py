@@ -412,6 +412,10 @@ def test_every_table_is_whole_and_has_a_caption(name: str, gathered: Path, tmp_p
     assert (ROOT / "workflow" / "report" / f"table_{name}.rst").read_text().strip()
 
 
+def test_no_table_is_a_summary_s_file() -> None:
+    assert set(TABLES).isdisjoint({*SUMMARIES, "neuron_cosine"})
+
+
 def test_tables_are_the_same_bytes_on_every_run(gathered: Path, tmp_path: Path) -> None:
     for folder in ("one", "two"):
         write_all(gathered, tmp_path / folder, published=PUBLISHED)
@@ -505,6 +509,37 @@ def test_pairs_of_eta_and_alpha_among_the_methods_are_a_map(tmp_path: Path) -> N
     table = build("sensitivity", tmp_path / "tables", published=PUBLISHED)
     assert [row.label for row in table.rows] == ["η = 0", "η = 0.3", "η = 0.5"]
     assert [column.header for column in table.columns] == ["α = 0", "α = 0.5", "α = 0.7"]
+
+
+def test_the_gain_from_the_projection_is_taken_seed_by_seed(gathered: Path) -> None:
+    table = build("plug_and_play", gathered, published=PUBLISHED)
+    assert [(row.section, row.label) for row in table.rows] == [
+        ("tiny, CounterFact (accuracy)", "AlphaEdit"), ("tiny, zsRE (token accuracy)", "AlphaEdit"),
+    ]  # fmt: skip
+    last = load(gathered, "editing_summary").query(
+        "dataset == 'zsre' and metric_family == 'token_accuracy' and metric == 'efficacy' and edits == 100"
+    )
+    scores = 100 * last.pivot_table(index="seed", columns="method", values="mean")
+    gains = scores["sphere"] - scores["alphaedit"]
+    low, high = stats.t.interval(0.95, 2, gains.mean(), stats.sem(gains))
+    cells = table.rows[1].cells
+    assert cells["efficacy_without"].value == pytest.approx(scores["alphaedit"].mean())
+    assert cells["efficacy_gain"].value == pytest.approx(gains.mean())
+    assert cells["efficacy_gain"].half_width == pytest.approx((high - low) / 2)
+
+
+def test_the_map_over_eta_and_alpha_has_the_papers_value_beside_the_papers_model(tmp_path: Path) -> None:
+    scope = made_up_study.study(models=["llama3-8b-instruct", "tiny"], seeds=[0], checkpoints=[20], methods=["sphere"])
+    made_up_study.make_results(tmp_path, scope)
+    tried = pd.DataFrame({"trial": [0, 1], "eta": [0.5, 0.5], "alpha": [0.5, 0.7], "efficacy": [0.25, nan]})
+    for model in scope["models"]:
+        made_up_study.save(tried, tmp_path / model / "sensitivity" / "sphere.csv")
+    gather(tmp_path, scope, tmp_path / "tables")
+    llama, tiny = build("sensitivity", tmp_path / "tables", published=PUBLISHED).rows
+    assert (llama.section, llama.label) == ("llama3-8b-instruct, SPHERE", "η = 0.5")
+    assert (llama.cells["alpha_0.5"].value, llama.cells["alpha_0.5"].paper) == (25, 21.77)
+    assert isnan(llama.cells["alpha_0.7"].value)
+    assert isnan(tiny.cells["alpha_0.5"].paper)
 
 
 def test_the_paper_is_left_out_where_it_is_not_given(gathered: Path) -> None:
