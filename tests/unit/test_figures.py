@@ -359,3 +359,6 @@ def test_every_caption_belongs_to_something_drawn_or_written() -> None:
     captions = {path.stem for path in (ROOT / "workflow" / "report").glob("*.rst")}
     expected = {f"figure_{name}" for name in FIGURES} | {f"table_{name}" for name in TABLES}
     assert captions == expected | {"table_claims", "provenance", "data", "workflow"}
+    for name in captions - {"workflow"}:
+        title, line = (ROOT / "workflow" / "report" / f"{name}.rst").read_text(encoding="utf-8").splitlines()[:2]
+        assert line == "=" * len(title), f"{name}: the first line is the title that the report lists it under"

@@ -290,6 +290,7 @@ rule report:
         html=ensure("<study>/report.html", non_empty=True),
     params:
         snakefile=workflow.main_snakefile,
+        stylesheet=Path(workflow.basedir) / "workflow" / "report" / "report.css",
         overrides=[f"{key}={config[key]}" for key in KEYS if key != "machine"],
         unfinished=lambda wildcards, output: str(Path(output.html).with_name(".report.html")),
     log:
@@ -306,5 +307,5 @@ rule report:
         "Writing {output.html}"
     shell:
         "snakemake tables figures claims provenance --report {params.unfinished:q} --snakefile {params.snakefile:q} --nolock"
-        " --workflow-profile none --config {params.overrides:q} > {log:q} 2>&1"
-        " && mv {params.unfinished:q} {output.html:q}"
+        " --report-stylesheet {params.stylesheet:q} --workflow-profile none --config {params.overrides:q}"
+        " > {log:q} 2>&1 && mv {params.unfinished:q} {output.html:q}"
