@@ -145,9 +145,7 @@ def test_evaluate_takes_what_edit_wrote(files: Path, tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize("model", ["llama", "gpt2"])
 @pytest.mark.parametrize("s", [0, 1, 2])
-def test_energy_is_that_of_the_weights(
-    s: int, model: str, files: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_energy_is_that_of_the_weights(s: int, model: str, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("energy", files / model, "--layers", "0,3", "--s", s, "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     parts = adapter(AutoModelForCausalLM.from_pretrained(files / model))
@@ -206,14 +204,30 @@ def _again(content: list[dict[str, Any]], **target: str) -> None:
     content.append(twin)
 
 
-BAD_RECORDS: dict[str, tuple[Callable[[list[dict[str, Any]]], object], str]] = {
-    "subject not in prompt": (_rewrite(prompt="She lives in"), 'must hold "{}" exactly once'),
-    "empty subject": (_rewrite(subject=" "), '"subject" is empty'),
-    "empty target": (_rewrite(target_new={"str": "", "id": "Q1"}), '"str" is empty'),
-    "half a character": (_rewrite(target_new={"str": "\ud800", "id": "Q1"}), "surrogate"),
+Change = tuple[Callable[[list[dict[str, Any]]], object], str]
+UNUSABLE_RECORDS: dict[str, Change] = {
+    "subject not in prompt": (_rewrite(prompt="She lives in"), 'its prompt does not hold "{}" exactly once'),
+    "empty subject": (_rewrite(subject=" "), 'its "subject" is empty'),
+    "empty target": (_rewrite(target_new={"str": "", "id": "Q1"}), 'its "target_new" is empty'),
+    "half a character": (
+        _rewrite(target_new={"str": "\ud800", "id": "Q1"}),
+        'its "target_new" holds half of a surrogate pair',
+    ),
+}
+BAD_RECORDS: dict[str, Change] = {
     "case id twice": (_again, "appears twice: give every record its own case_id"),
     "contradiction": (lambda content: _again(content, str="Zzz", id="Q1"), "contradict each other"),
 }
+
+
+@pytest.mark.parametrize("case", UNUSABLE_RECORDS)
+def test_unusable_records_are_skipped_with_a_reason(case: str, files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change, reason = UNUSABLE_RECORDS[case]
+    path = records(files, change)
+    assert run("evaluate", files / "llama", path, "--json") == 0
+    printed = capsys.readouterr()
+    assert f"1 records skipped: 1 because {reason}\n" in printed.err
+    assert {row["n"] for row in json.loads(printed.out) if row["metric"] == "accuracy_efficacy"} == {2}
 
 
 @pytest.mark.parametrize("case", BAD_RECORDS)
@@ -225,12 +239,14 @@ def test_bad_records_are_named(case: str, files: Path, tmp_path: Path, capsys: p
     refused(tmp_path, capsys, message)
 
 
-def test_zsre_subject_that_is_in_no_prompt(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_a_usable_record_is_refused(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "zsre.json"
     path.write_text(json.dumps([{"subject": "Ada", "src": "Who is it?", "answers": ["Bob"]}]), encoding="utf-8")
     assert run("edit", files / "llama", path, "--method", "rome", "--out", tmp_path / "out") == 2
     path.unlink()
-    refused(tmp_path, capsys, "subject not in prompt")
+    refused(tmp_path, capsys, "none of its 1 records is usable: 1 because its subject is not in its prompt")
 
 
 def refused(folder: Path, capsys: pytest.CaptureFixture[str], *messages: str) -> None:
