@@ -7,18 +7,25 @@ from dataclasses import replace
 import pandas as pd
 
 from sphere.tables.layout import dataset_label, method_label
-from sphere.tables.render import Table
+from sphere.tables.render import Row, Table
 
 DAGGER = " †"
 
 
 def mark_stops(table: Table, incidents: pd.DataFrame) -> Table:
-    """``table`` with a dagger on each row of a method with a stream that stopped by ``incidents``, and a note each."""
+    """``table`` with a dagger on each row of a method with a stream that stopped by ``incidents``, and a note each.
+
+    In a table of methods, one without results gets an empty row.
+    """
     rows, notes = list(table.rows), list(table.notes)
     for stop in incidents[incidents["event"] == "stopped"].to_dict("records"):
         model, dataset = str(stop["model"]), dataset_label(str(stop["dataset"]))
         method = method_label(str(stop["method"]))
-        own = [i for i, row in enumerate(rows) if row.label == method and _holds(row.section, model, dataset)]
+        place = [i for i, row in enumerate(rows) if _holds(row.section, model, dataset)]
+        own = [i for i in place if rows[i].label == method]
+        if place and not own and table.stub == "Method":  # it stopped before its first checkpoint: an empty row
+            own = [place[-1] + 1]
+            rows.insert(own[0], Row(rows[place[-1]].section, method, {}))
         for i in own:
             rows[i] = replace(rows[i], mark=DAGGER)
         if own:

@@ -118,7 +118,7 @@ rule neurons:
     threads: 1
     resources:
         mem_mb=growing(max(model.resources.mem_mb for model in MODELS.values())),
-        runtime=growing(120),
+        runtime=growing(max(model.resources.runtime for model in MODELS.values())),
     conda:
         "../../envs/edit.yaml"
     message:
