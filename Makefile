@@ -6,7 +6,7 @@ STUDY ?= embedded
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: reproduce test lint packages setup reference
+.PHONY: reproduce test drill lint packages setup reference
 
 # Bars on a terminal, lines in a log.
 reproduce: setup
@@ -14,6 +14,10 @@ reproduce: setup
 
 test: lint packages
 	pytest tests/unit tests/parity tests/workflow tests/slurm tests/reliability
+
+# Every fault many times over, and the table of docs/reliability.md.
+drill: setup
+	SPHERE_DRILL=1 pytest tests/reliability
 
 # Style, types, the workflow's format and lints, and a dry run of every study (the last two: tests/workflow).
 lint: setup
