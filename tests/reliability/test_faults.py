@@ -91,9 +91,7 @@ def test_a_gpu_that_is_not_there(copied: Copied, drill: Drill) -> None:
     place = copied()
     place.change("models/smoke.yaml", "device: cpu", "device: cuda")
     with drill("a missing GPU", "`device: cuda` on a machine without one") as attempt:
-        run = place.snakemake(
-            *target(place, place.study / "smoke" / "model"), environment={"CUDA_VISIBLE_DEVICES": ""}
-        )
+        run = place.snakemake(*target(place, place.study / "smoke" / "model"), environment={"CUDA_VISIBLE_DEVICES": ""})
         assert run.status == 1
         assert "Traceback" not in run.output
         attempt.seen = line(run.output, "error: ")
@@ -208,9 +206,10 @@ def test_files_that_are_truncated_or_edited(copied: Copied, drill: Drill) -> Non
             with pytest.raises(StaleArtifact, match="it was changed after it was made") as caught:
                 lineage([artefact])
             assert str(artefact) in str(caught.value)
-            attempt.seen = "refused: FILE is 60b725f10c9c but its provenance describes 2c26b46b68ff: " + str(
-                caught.value
-            ).split(": ", 1)[1]
+            attempt.seen = (
+                "refused: FILE is 60b725f10c9c but its provenance describes 2c26b46b68ff: "
+                + str(caught.value).split(": ", 1)[1]
+            )
             count += 1
     assert count > 60
 

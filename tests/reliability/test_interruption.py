@@ -20,9 +20,9 @@ from sphere.artifacts import digest
 
 from .conftest import LONG, Drill
 
-KILLS = 24 if LONG else 2
+KILLS = 20 if LONG else 2
 """Kills of streams under way, beside the one in training; a chain of at most ``CHAIN`` is one run of the study."""
-CHAIN = 6
+CHAIN = 10
 JOBS = 28
 """Jobs of the smoke study behind its model."""
 FAULT, HOW = "the workflow is killed", "SIGKILL to its process group at random moments of the smoke study"

@@ -309,9 +309,7 @@ def test_the_row_of_the_example_makes_the_model_editable(
         torch.testing.assert_close(parts.head(parts.final_norm(seen[0])), logits)
 
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    edit(
-        model, tokenizer, REQUESTS, method="memit+sphere", layers=(0, 1), values=ValueSettings(steps=2), corpus=CORPUS
-    )
+    edit(model, tokenizer, REQUESTS, method="memit+sphere", layers=(0, 1), values=ValueSettings(steps=2), corpus=CORPUS)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {parts.weight_name(0), parts.weight_name(1)}
 

@@ -69,9 +69,7 @@ def test_out_of_memory_counts_no_document_twice(
     got = collect_statistics(parts, tokenizer, DOCUMENTS, [0, 1])
     assert len(calls) > 2
     for layer in (0, 1):
-        torch.testing.assert_close(
-            got.second_moments[layer], expected.second_moments[layer], rtol=1e-5, atol=1e-6
-        )
+        torch.testing.assert_close(got.second_moments[layer], expected.second_moments[layer], rtol=1e-5, atol=1e-6)
 
 
 def test_nothing_is_held_out_of_few_documents(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
