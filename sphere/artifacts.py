@@ -26,7 +26,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -53,7 +53,7 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     A reader sees the old file or the whole new one, never half of it. The folder is made if need be.
     """
     path = Path(path)
-    with _temporary(path, tempfile.mkstemp) as temporary:
+    with _temporary(path) as temporary:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -65,7 +65,8 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
 def write_folder_atomically(path: str | Path) -> Iterator[Path]:
     """``write_atomically`` for a folder: yield an empty one, which takes the place of ``path`` when it is full."""
     path = Path(path)
-    with _temporary(path, _new_folder) as temporary:
+    with _temporary(path) as temporary:
+        temporary.mkdir()
         yield temporary
         temporary.chmod(0o777 & ~_umask())
         if path.exists():
@@ -73,51 +74,42 @@ def write_folder_atomically(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
-def _new_folder(**names: Any) -> tuple[int, str]:
-    name = tempfile.mkdtemp(**names)
-    return os.open(name, os.O_RDONLY), name
-
-
 @contextmanager
-def _temporary(path: Path, make: Callable[..., tuple[int, str]]) -> Iterator[Path]:
-    """A new file or folder beside ``path``, gone at the end; ``make`` opens it.
+def _temporary(path: Path) -> Iterator[Path]:
+    """A path of ``path``'s name in a new hidden folder beside it, which is gone at the end.
 
-    What killed writers of ``path`` left is removed first. A writer holds a lock on its own temporary as long as it
-    lives, so that of one still at work stays.
+    What killed writers of ``path`` left is removed first. A writer holds a lock on its own folder as long as it lives,
+    so that of one still at work stays. (A lock on the file itself would be lost by savers that make the file anew.)
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*{glob.escape(path.suffix)}"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
         _remove_if_abandoned(left)
     while True:
-        handle, name = make(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-        temporary = Path(name)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            handle = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another writer's sweep came between making and locking it, as below
+            continue
         with suppress(OSError):  # a file system without locks: then nobody removes what others left
             fcntl.flock(handle, fcntl.LOCK_EX)
-        if temporary.exists():  # else another writer's sweep came between making and locking it
+        if folder.exists():
             break
         os.close(handle)
     try:
-        yield temporary
+        yield folder / path.name
     finally:
+        shutil.rmtree(folder, ignore_errors=True)  # what cannot be removed now is by the next writer
         os.close(handle)
-        _remove(temporary)
 
 
-def _remove_if_abandoned(temporary: Path) -> None:
+def _remove_if_abandoned(folder: Path) -> None:
     with suppress(OSError):  # locked by its writer, or removed by another process
-        handle = os.open(temporary, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(temporary)
+            shutil.rmtree(folder)
         finally:
             os.close(handle)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def occupy(folder: str | Path) -> None:

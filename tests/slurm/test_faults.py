@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -55,19 +54,3 @@ def test_every_way_to_die_is_survived_or_reported_and_a_rerun_finishes(site: Sit
     again = site.snakemake("--set-resources", "too_long:runtime=5 * attempt", snakefile=FAULTS)
     assert again.status == 0, again.output[-4000:]
     assert again.jobs == {"fails": 1, "cancelled": 1, "too_long": 1}
-
-
-def test_ctrl_c_cancels_the_jobs_and_the_same_command_goes_on(site: Site) -> None:
-    process = site.start("cancelled.txt", snakefile=FAULTS)
-    while process.poll() is None and not running(site, "cancelled"):
-        time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    run = site.ended(process)
-    assert run.status == 1, run.output[-4000:]
-    while not site.jobs:  # the record comes a moment later; the test's own time limit ends this
-        time.sleep(0.5)
-    assert [job.state.split()[0] for job in site.jobs] == ["CANCELLED"]
-
-    (site.place.folder / "mended").touch()
-    again = site.snakemake("cancelled.txt", snakefile=FAULTS)
-    assert again.status == 0, again.output[-4000:]
