@@ -26,7 +26,8 @@ from sphere.contexts import sample_contexts
 from sphere.data import load_requests
 from sphere.methods import resolve
 from sphere.models import adapter, resolve_device
-from sphere.plan import CONTEXT, FRAGMENTATION, GIB, Costs, shape_of
+from sphere.plan.costs import CONTEXT, FRAGMENTATION, GIB, Costs
+from sphere.plan.shapes import shape_of
 from sphere.sequential import Editor
 from sphere.spectra import Spectra, key_spectrum, principal_spectrum
 from sphere.stats import collect_statistics, read_documents

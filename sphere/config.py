@@ -199,14 +199,14 @@ class StatisticsSettings(Settings):
 
 
 class ComputeSettings(Settings):
-    """What one job on this model asks of a machine."""
+    """What the jobs on this model ask of a machine, at the first attempt; each retry asks for that much more."""
 
     gpu: Count = 0
     """GPUs a job takes."""
-    mem_mb: Positive = 3000
-    """Memory in MiB at the first attempt; each retry asks for that much more."""
-    runtime: Positive = 60
-    """Minutes at the first attempt; each retry asks for that much more."""
+    mem_mb: Positive | None = None
+    """Memory in MiB of every job; null: of each job what the plan expects, times ``machine.memory_margin``."""
+    runtime: Positive | None = None
+    """Minutes of every job; null: of each job what the plan expects, times ``machine.time_margin``."""
 
 
 class ShapeSettings(Settings):
@@ -233,7 +233,7 @@ class ShapeSettings(Settings):
 
 
 class MachineSettings(Settings):
-    """config.yaml: machine. What ``snakemake plan`` reckons with; nothing else reads it. Rates are sustained ones."""
+    """config.yaml: machine. What the plan reckons with, and so what jobs ask of a cluster. Rates are sustained ones."""
 
     gpu_memory: Rate = 80
     """GiB of one GPU."""
@@ -251,6 +251,10 @@ class MachineSettings(Settings):
     """10^12 operations a second of the CPU cores of one job, for models without a GPU."""
     read: Rate = 1.0
     """10^9 bytes a second read from disk; every job reads its inputs twice, once to check them."""
+    memory_margin: Annotated[float, Field(ge=1)] = 1.25
+    """Memory that a job asks of a cluster, over what the plan expects."""
+    time_margin: Annotated[float, Field(ge=1)] = 2
+    """Run time that a job asks of a cluster, over what the plan expects."""
 
 
 class EditSettings(Settings):
@@ -290,7 +294,7 @@ class ModelConfig(EditSettings):
     resources: ComputeSettings = ComputeSettings()
     """What its jobs ask of a machine."""
     shape: ShapeSettings | None = None
-    """Its dimensions, for ``snakemake plan``; held against config.json once the model is there. Not for a world's."""
+    """Its dimensions, for the plan; held against config.json once the model is there. A model of the hub needs it."""
 
     @model_validator(mode="after")
     def _ascending(self) -> ModelConfig:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pandas as pd
 import yaml
+
+from sphere.config import load_machine, load_study
+from sphere.plan import plan
 
 from .cluster import ACCOUNT, PARTITION
 from .conftest import ROOT, Site
@@ -23,7 +27,8 @@ def test_the_study_runs_through_the_profile_and_slurm_saw_what_was_asked(site: S
         study |= {"datasets": {"counterfact": {"source": "world"}}, "methods": ["sphere"]}
         kept = {key: value for key, value in study.items() if key not in ("tuning", "sensitivity")}
         file.write_text(yaml.safe_dump(kept), encoding="utf-8")
-    place.change("models/smoke.yaml", "{mem_mb: 1500, runtime: 10}", "{gpu: 1, mem_mb: 1600, runtime: 11}")
+    place.change("models/smoke.yaml", "device: cpu\n", "device: cpu\nresources: {gpu: 1}\n")
+    place.change("config.yaml", "disk: 2000 ", "time_margin: 20\n  disk: 2000 ")  # so that minutes differ between rules
 
     run = site.snakemake()
     assert run.status == 0, run.output[-4000:]
@@ -33,11 +38,22 @@ def test_the_study_runs_through_the_profile_and_slurm_saw_what_was_asked(site: S
     jobs = site.jobs
     assert Counter(job.rule for job in jobs) == {rule: n for rule, n in run.jobs.items() if rule not in LOCAL}
     assert {(job.state, job.partition, job.account) for job in jobs} == {("COMPLETED", PARTITION, ACCOUNT)}
-    asked = {job.rule: (job.mem_mb, job.runtime, job.gpu) for job in jobs}
-    assert asked["world"] == (1000, 10, 0)
-    assert asked["figures"] == (2000, 30, 0)
-    with_model = ("train_model", "statistics", "null_space", "directions", "edit", "evaluate", "ability")
-    assert {asked[rule] for rule in with_model} == {(1600, 11, 1)}
+    asked = defaultdict(set)
+    for job in jobs:
+        asked[job.rule].add((job.mem_mb, job.runtime, job.gpu))
+    assert asked["world"] == {(1000, 10, 0)}
+    assert asked["figures"] == {(2000, 30, 0)}
+
+    # Those of the other rules are what the plan expects of each job.
+    config = place.folder / "config"
+    machine = load_machine(yaml.safe_load((config / "config.yaml").read_text(encoding="utf-8"))["machine"])
+    planned = plan(load_study("smoke", root=config), machine)
+    expected = defaultdict(set)
+    for job in planned.jobs:
+        names = {name: getattr(job, name) for name in ("model", "dataset", "method", "edits")}
+        expected[job.rule].add(dataclasses.astuple(planned.asks(job.rule, **names)))
+    assert {rule: asked[rule] for rule in expected} == expected
+    assert len(set.union(*expected.values())) > 3
 
 
 def test_a_profile_that_nobody_filled_in_submits_nothing(site: Site) -> None:

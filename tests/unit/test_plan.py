@@ -18,6 +18,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from sphere import cli
 from sphere.config import (
+    ComputeSettings,
     MachineSettings,
     ModelConfig,
     PathSource,
@@ -32,7 +33,9 @@ from sphere.data import EditRequest
 from sphere.errors import InputError
 from sphere.methods import resolve
 from sphere.models import adapter
-from sphere.plan import GIB, RULES, Costs, Sizes, check_shape, plan, shape_of
+from sphere.plan import RULES, Asked, plan
+from sphere.plan.costs import GIB, Costs
+from sphere.plan.shapes import Sizes, check_shape, shape_of
 from sphere.replay import Row, record
 from sphere.sequential import edit
 from sphere.spectra import save_directions, save_null_space
@@ -113,11 +116,23 @@ def test_a_wrong_shape_is_named(models: dict[str, ModelConfig], tmp_path: Path) 
     (tmp_path / "config.json").write_text(json.dumps({**LLAMA3, "intermediate_size": 11008}))
     with pytest.raises(InputError, match=r"shape\.inner is 14336, but intermediate_size is 11008 in .*config\.json"):
         check_shape("llama3-8b-instruct", shape_of(models["llama3-8b-instruct"]), tmp_path)
-    own = models["llama3-8b-instruct"].model_copy(update={"shape": None, "source": PathSource(kind="path", path=".")})
+    unknown = models["llama3-8b-instruct"].model_copy(update={"shape": None})
     with pytest.raises(InputError, match="shape is missing"):
-        shape_of(own)
+        shape_of(unknown)
     with pytest.raises(ValidationError, match="layers: 32 is beyond the last layer, 31"):
         ModelConfig.model_validate({**models["llama3-8b-instruct"].plain(), "layers": [8, 32]})
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_shape_of_a_folder_is_read_there(name: str, models: dict[str, ModelConfig], tmp_path: Path) -> None:
+    own = models[name].model_copy(update={"shape": None, "source": PathSource(kind="path", path=tmp_path)})
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]))
+    said, read = shape_of(models[name]), shape_of(own)
+    assert read == said.model_copy(update={"gated": True, "tied": read.tied})
+    assert read.tied == CONFIGS[name].get("tie_word_embeddings", False)
+    (tmp_path / "config.json").write_text('{"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}')
+    with pytest.raises(InputError, match=r"there is no vocabulary in .*config\.json"):
+        shape_of(own)
 
 
 # ------------------------------------------------------------------------------------------- the paper's studies
@@ -168,9 +183,33 @@ def test_disk_is_bounded_and_a_study_that_does_not_fit_is_refused() -> None:
     assert "keep_states: false would fit" in line
 
 
-def test_what_the_models_ask_of_a_cluster_is_enough() -> None:
-    for name in ("paper", "paper-plug-and-play", "paper-sensitivity"):
-        assert [line for line in plan(load_study(name, root=ROOT / "config")).notes() if "asks for less" in line] == []
+def test_what_a_job_asks_of_a_cluster_grows_with_what_it_does() -> None:
+    found = plan(paper())
+    stream = {"model": "llama3-8b-instruct", "dataset": "counterfact"}
+    small, large = (found.asks("edit", **stream, method=method, edits=15000) for method in ("ft", "sphere"))
+    assert small.mem_mb < large.mem_mb
+    assert small.gpu == large.gpu == 1
+    first, last = (found.asks("edit", **stream, method="sphere", edits=edits) for edits in (1000, 15000))
+    assert first.runtime < last.runtime
+    assert first.mem_mb == last.mem_mb
+    assert found.asks("neurons").gpu == 0
+    job = found.job("edit", **stream, method="sphere", edits=15000)
+    assert large.mem_mb * 2**20 == pytest.approx(1.25 * job.host, rel=0.01)
+    assert large.runtime * 60 == pytest.approx(2 * job.seconds, rel=0.05)
+    double = plan(paper(), MachineSettings(memory_margin=2.5, time_margin=4)).asks(
+        "edit", **stream, method="sphere", edits=15000
+    )
+    assert (double.mem_mb, double.runtime) == pytest.approx((2 * large.mem_mb, 2 * large.runtime), rel=0.01)
+
+
+def test_a_model_s_own_resources_take_the_plan_s_place_and_too_small_ones_are_noted() -> None:
+    found = plan(paper(resources=ComputeSettings(gpu=2, mem_mb=5000, runtime=7)))
+    names = {"model": "qwen2.5-7b-instruct", "dataset": "zsre", "method": "sphere", "edits": 1000}
+    assert found.asks("edit", **names) == Asked(mem_mb=5000, runtime=7, gpu=2)
+    notes = [line for line in found.notes() if "asks for less" in line]
+    assert len(notes) == 4
+    assert any(line.startswith("models/qwen2.5-7b-instruct.yaml: resources.mem_mb: ") for line in notes)
+    assert not [line for line in plan(paper()).notes() if "asks for less" in line]
 
 
 def test_a_plan_needs_no_torch() -> None:

@@ -191,8 +191,8 @@ CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
     ),
     (  # what a job asks of a machine changes no result
         "models/smoke.yaml",
-        "mem_mb: 1500",
-        "mem_mb: 2500",
+        "device: cpu\n",
+        "device: cpu\nresources: {mem_mb: 2500}\n",
         {},
     ),
     ("studies/smoke.yaml", "description: Every rule", "description: Each rule", {}),

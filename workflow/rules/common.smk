@@ -8,6 +8,7 @@ from sphere.artifacts import occupy
 from sphere.config import WorldSource, load_machine, load_study
 from sphere.errors import InputError
 from sphere.methods import nearest
+from sphere.plan import plan
 
 KEYS = ("study", "results", "sources", "machine")
 
@@ -18,6 +19,7 @@ for key in config:
 try:
     WHOLE = load_study(str(config["study"]), places=config.get("sources"))
     MACHINE = load_machine(config.get("machine", {}))
+    PLAN = plan(WHOLE, MACHINE)
 except InputError as error:
     sys.exit(f"error: {error}")
 
@@ -30,6 +32,7 @@ STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
 # An evaluation job takes all checkpoints of a stream, or each checkpoint has a job of its own.
 EVALUATED = [f"edits{edits}" for edits in STUDY.checkpoints] if STUDY.evaluate == "stream" else ["edits{edits}"]
 EVALUATION = "stream" if STUDY.evaluate == "stream" else "edits{edits}"
+LAST = {"edits": STUDY.edits} if STUDY.evaluate == "stream" else {}
 
 
 pathvars:
@@ -76,9 +79,19 @@ def growing(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-def model_resource(name):
-    """A resource of the job's model, growing by as much again with each attempt."""
-    return lambda wildcards, attempt: getattr(MODELS[wildcards.model].resources, name) * attempt
+def planned(resource, rule, **fixed):
+    """A resource that the plan expects a job to need, growing by as much again with each attempt.
+
+    ``fixed`` stands for what the plan tells jobs apart by and the rule has no wildcard for.
+    """
+
+    def asked(wildcards, attempt):
+        told = {key: value for key, value in wildcards.items() if key in ("model", "dataset", "method")}
+        if "edits" in wildcards.keys():
+            told["edits"] = int(wildcards.edits)
+        return getattr(PLAN.asks(rule, **told | fixed), resource) * attempt
+
+    return asked
 
 
 def gpus(wildcards):

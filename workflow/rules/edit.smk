@@ -22,8 +22,8 @@ rule tune:
         "<benchmarks>/{model}/tune/{method}.tsv"
     threads: 1
     resources:
-        mem_mb=model_resource("mem_mb"),
-        runtime=model_resource("runtime"),
+        mem_mb=planned("mem_mb", "tune"),
+        runtime=planned("runtime", "tune"),
         gpu=gpus,
     conda:
         "../../envs/edit.yaml"
@@ -55,8 +55,8 @@ rule sensitivity:
         "<benchmarks>/{model}/sensitivity/{method}.tsv"
     threads: 1
     resources:
-        mem_mb=model_resource("mem_mb"),
-        runtime=model_resource("runtime"),
+        mem_mb=planned("mem_mb", "sensitivity"),
+        runtime=planned("runtime", "sensitivity"),
         gpu=gpus,
     conda:
         "../../envs/edit.yaml"
@@ -92,8 +92,8 @@ rule edit:
         "<benchmarks>/{model}/{dataset}/{method}/seed{seed}/edit_{edits}.tsv"
     threads: 1
     resources:
-        mem_mb=model_resource("mem_mb"),
-        runtime=model_resource("runtime"),
+        mem_mb=planned("mem_mb", "edit"),
+        runtime=planned("runtime", "edit"),
         gpu=gpus,
     conda:
         "../../envs/edit.yaml"

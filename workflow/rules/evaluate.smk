@@ -17,8 +17,8 @@ rule evaluate_pre_edited:
         f"<benchmarks>/{{model}}/{{dataset}}/evaluate_{PRE_EDITED}.tsv"
     threads: 1
     resources:
-        mem_mb=model_resource("mem_mb"),
-        runtime=model_resource("runtime"),
+        mem_mb=planned("mem_mb", "evaluate_pre_edited", method=PRE_EDITED),
+        runtime=planned("runtime", "evaluate_pre_edited", method=PRE_EDITED),
         gpu=gpus,
     conda:
         "../../envs/evaluate.yaml"
@@ -41,6 +41,10 @@ use rule evaluate_pre_edited as evaluate with:
         f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_{EVALUATION}.log",
     benchmark:
         f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_{EVALUATION}.tsv"
+    resources:
+        mem_mb=planned("mem_mb", "evaluate", **LAST),
+        runtime=planned("runtime", "evaluate", **LAST),
+        gpu=gpus,
     priority: 1  # before further editing, so that a state goes as soon as it can
     message:
         "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: evaluating edits"

@@ -23,8 +23,8 @@ rule ability_pre_edited:
         f"<benchmarks>/{{model}}/ability_{PRE_EDITED}.tsv"
     threads: 1
     resources:
-        mem_mb=model_resource("mem_mb"),
-        runtime=model_resource("runtime"),
+        mem_mb=planned("mem_mb", "ability_pre_edited", method=PRE_EDITED),
+        runtime=planned("runtime", "ability_pre_edited", method=PRE_EDITED),
         gpu=gpus,
     conda:
         "../../envs/evaluate.yaml"
@@ -47,6 +47,10 @@ use rule ability_pre_edited as ability with:
         f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_{EVALUATION}.log",
     benchmark:
         f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_{EVALUATION}.tsv"
+    resources:
+        mem_mb=planned("mem_mb", "ability", **LAST),
+        runtime=planned("runtime", "ability", **LAST),
+        gpu=gpus,
     priority: 1  # before further editing, so that a state goes as soon as it can
     message:
         "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: general ability"

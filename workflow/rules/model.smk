@@ -22,8 +22,8 @@ rule train_model:
         "<benchmarks>/{model}/train_model.tsv"
     threads: STUDY.threads
     resources:
-        mem_mb=model_resource("mem_mb"),
-        runtime=model_resource("runtime"),
+        mem_mb=planned("mem_mb", "train_model"),
+        runtime=planned("runtime", "train_model"),
         gpu=gpus,
     conda:
         "../../envs/model.yaml"

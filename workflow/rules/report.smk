@@ -117,8 +117,8 @@ rule neurons:
         "<benchmarks>/neurons.tsv"
     threads: 1
     resources:
-        mem_mb=growing(max(model.resources.mem_mb for model in MODELS.values())),
-        runtime=growing(max(model.resources.runtime for model in MODELS.values())),
+        mem_mb=planned("mem_mb", "neurons"),
+        runtime=planned("runtime", "neurons"),
     conda:
         "../../envs/edit.yaml"
     message:

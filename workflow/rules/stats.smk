@@ -13,8 +13,8 @@ rule contexts:
         "<benchmarks>/{model}/contexts.tsv"
     threads: 1
     resources:
-        mem_mb=model_resource("mem_mb"),
-        runtime=model_resource("runtime"),
+        mem_mb=planned("mem_mb", "contexts"),
+        runtime=planned("runtime", "contexts"),
         gpu=gpus,
     conda:
         "../../envs/stats.yaml"
@@ -40,8 +40,8 @@ rule statistics:
         "<benchmarks>/{model}/statistics.tsv"
     threads: 1
     resources:
-        mem_mb=model_resource("mem_mb"),
-        runtime=model_resource("runtime"),
+        mem_mb=planned("mem_mb", "statistics"),
+        runtime=planned("runtime", "statistics"),
         gpu=gpus,
     conda:
         "../../envs/stats.yaml"
@@ -64,8 +64,8 @@ rule null_space:
         "<benchmarks>/{model}/null_space.tsv"
     threads: 1
     resources:
-        mem_mb=model_resource("mem_mb"),
-        runtime=model_resource("runtime"),
+        mem_mb=planned("mem_mb", "null_space"),
+        runtime=planned("runtime", "null_space"),
         gpu=gpus,
     conda:
         "../../envs/stats.yaml"
@@ -89,8 +89,8 @@ rule directions:
         "<benchmarks>/{model}/directions.tsv"
     threads: 1
     resources:
-        mem_mb=model_resource("mem_mb"),
-        runtime=model_resource("runtime"),
+        mem_mb=planned("mem_mb", "directions"),
+        runtime=planned("runtime", "directions"),
         gpu=gpus,
     conda:
         "../../envs/stats.yaml"

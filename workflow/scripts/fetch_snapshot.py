@@ -5,7 +5,7 @@ from pathlib import Path
 from sphere.config import ShapeSettings, Source
 from sphere.download import fetch_snapshot
 from sphere.job import job
-from sphere.plan import check_shape
+from sphere.plan.shapes import check_shape
 
 with job(snakemake):
     params = snakemake.params
