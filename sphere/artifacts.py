@@ -8,12 +8,14 @@ One rule for every artefact, whatever its kind: ``folder/name`` has its provenan
     settings    everything from the configuration that the making job was given, and settings_sha256 over it
     ancestors   every artefact it was made from, near and far: path (relative to the artefact's folder) -> sha256
 
-``verify`` refuses an artefact that is not the one its provenance describes; ``lineage`` refuses inputs that were made
-from different versions of the same ancestor. Both name both sides. No torch import.
+``verify`` refuses an artefact that is not the one its provenance describes, or that another version of sphere made;
+``lineage`` refuses inputs that were made from different versions of the same ancestor. Both name both sides. No torch
+import.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -35,11 +37,13 @@ from typing import Any
 import pandas as pd
 
 import sphere
-from sphere.errors import InputError
+from sphere.errors import FIXES, InputError
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "pandas", "matplotlib", "snakemake")
 SHORT = 12
 """Hex digits of a digest that a message shows."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""What file systems without locks answer, such as Lustre mounted without flock."""
 
 
 class StaleArtifact(InputError):  # noqa: N818 (a state of a file, not a failure)
@@ -55,23 +59,33 @@ def write_atomically(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with _temporary(path) as temporary:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        _to_disk(temporary)
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
 
 
 @contextmanager
 def write_folder_atomically(path: str | Path) -> Iterator[Path]:
-    """``write_atomically`` for a folder: yield an empty one, which takes the place of ``path`` when it is full."""
+    """``write_atomically`` for a folder: yield an empty one, which takes the place of ``path`` when it is full.
+
+    The old one is there until the new one is on the disk: it is moved aside, and goes last.
+    """
     path = Path(path)
     with _temporary(path) as temporary:
         temporary.mkdir()
         yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file() and not file.is_symlink():
+                _to_disk(file)
         temporary.chmod(0o777 & ~_umask())
-        if path.exists():
-            shutil.rmtree(path)
+        if os.path.lexists(path):
+            os.replace(path, temporary.with_name(f"{path.name}.old"))
         os.replace(temporary, path)
+
+
+def _to_disk(path: Path) -> None:
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 @contextmanager
@@ -117,20 +131,61 @@ def occupy(folder: str | Path) -> None:
     path = Path(folder) / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = _open_lock(path)
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # never closed: the end of the process lets go of it
-        os.truncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        if os.access(path, os.W_OK):
+            os.truncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
     except BlockingIOError:
         raise InputError(
             f"{folder} is being made by another workflow ({path.read_text(encoding='utf-8')}): "
             "wait for its end, or give other results with --config results=FOLDER"
         ) from None
     except OSError as error:
+        if error.errno in _NO_LOCKS:
+            print(
+                f"warning: {folder} is on a file system without locks ({error.strerror}): see to it yourself that no "
+                "other workflow writes there",
+                file=sys.stderr,
+            )
+            return
+        fix = f"{FIXES[error.errno]}, or " if error.errno in FIXES else ""
         raise InputError(
-            f"{folder} cannot be written ({error.strerror}): make it writable, or give other results with "
-            "--config results=FOLDER"
+            f"{folder} cannot be written ({error.strerror}): {fix}give other results with --config results=FOLDER"
         ) from None
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep ``path``, there or not, to the block among all that ask for it so: waits for another process that has it.
+
+    On a file system without locks nobody waits.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = _open_lock(path.with_name(f".{path.name}.lock"))
+    try:
+        with suppress(OSError):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"{path}: waiting for another process, which is making it", flush=True)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _open_lock(path: Path) -> int:
+    """A descriptor of the lock file ``path``, which whoever may write its folder may lock, whatever the umask."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not os.access(path.parent, os.W_OK):
+            raise
+        return os.open(path, os.O_RDONLY)  # another user's, which is enough for a lock
+    with suppress(OSError):  # not its owner
+        os.fchmod(handle, path.parent.stat().st_mode & 0o666)
+    return handle
 
 
 def _umask() -> int:
@@ -198,7 +253,7 @@ def provenance(path: str | Path) -> dict[str, Any]:
         found = read_json(sidecar(path))
     except InputError as error:
         raise StaleArtifact(f"{path} has a broken provenance: {error}: {again}") from None
-    parts = {"sha256": str, "settings": dict, "ancestors": dict}
+    parts = {"sha256": str, "settings": dict, "ancestors": dict, "code": dict}
     if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in parts.items()):
         raise StaleArtifact(f"{path} has a broken provenance ({sidecar(path)} lacks {', '.join(parts)}): {again}")
     return found
@@ -261,8 +316,18 @@ def _version(library: str) -> str | None:
 
 
 def verify(path: str | Path) -> dict[str, Any]:
-    """The provenance of ``path``, having made sure that ``path`` is what it describes (StaleArtifact if not)."""
-    recorded, found = provenance(path), digest(path)
+    """The provenance of ``path``, having made sure that ``path`` is what it describes and of this version of sphere.
+
+    StaleArtifact if not.
+    """
+    recorded = provenance(path)
+    version = recorded["code"].get("version")
+    if version != sphere.__version__:
+        raise StaleArtifact(
+            f"{path} was made by sphere {version}, this is {sphere.__version__}: delete it and make it again, or go on "
+            f"with {version}"
+        )
+    found = digest(path)
     if recorded["sha256"] != found:
         raise StaleArtifact(
             f"{path} is {found[:SHORT]} but its provenance describes {recorded['sha256'][:SHORT]}: "

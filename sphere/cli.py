@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import yaml
-from pydantic import ValidationError
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
 import sphere
 from sphere.artifacts import write_folder_atomically
-from sphere.config import Settings, ValueSettings, load_machine, load_study, read_yaml
+from sphere.config import Count, Settings, ValueSettings, load_machine, load_study, validated
 from sphere.errors import InputError, NumericalError, refused_by_machine
+from sphere.plain_yaml import parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from sphere.data import Loaded
@@ -107,7 +107,7 @@ def edit_model(
     found = load_requests(requests)
     facts = found.requests[:limit]
     loaded = _load(model_dir, device, dtype)
-    layers = where.layers or default_layers(adapter(loaded.model).n_layers)
+    layers = default_layers(adapter(loaded.model).n_layers) if where.layers is None else where.layers
     records: list[Record] = []
 
     def done(record: Record) -> None:
@@ -186,11 +186,7 @@ def plan(
     from sphere.artifacts import write_csv
     from sphere.plan import plan as plan_of
 
-    try:
-        settings = yaml.safe_load(machine)
-    except yaml.YAMLError:
-        raise InputError(f"--machine {machine!r} is not YAML: write '{{gpu_memory: 141}}'") from None
-    found = plan_of(load_study(study), load_machine(settings))
+    found = plan_of(load_study(study), load_machine(parse_yaml(machine, "--machine")))
     frame = found.table()
     if csv is not None:
         write_csv(frame, csv)
@@ -229,7 +225,7 @@ def _planned(row: Mapping[str, Any]) -> list[str]:
 class EditFile(Settings):
     """What a hyperparameters file may say beside the method's own settings."""
 
-    layers: tuple[int, ...] | None = None
+    layers: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     """Edited layers, ascending; null: MEMIT's, scaled to the model's depth."""
     values: ValueSettings = ValueSettings()
 
@@ -238,16 +234,12 @@ def _hyperparameters(path: Path | None) -> tuple[EditFile, dict[str, Any]]:
     """The file's ``layers`` and ``values``, and the method's own settings."""
     if path is None:
         return EditFile(), {}
-    content = read_yaml(path) or {}
-    if not isinstance(content, Mapping):
+    content = read_yaml(path)
+    if not isinstance(content, Mapping | None):
         raise InputError(f"--hyperparameters {path} holds no settings: write lines of 'name: value'")
-    own = {str(key): value for key, value in content.items() if key not in EditFile.model_fields}
-    try:
-        return EditFile(**{key: content[key] for key in content.keys() & EditFile.model_fields.keys()}), own
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        name, message = ".".join(map(str, problem["loc"])), problem["msg"].removeprefix("Value error, ")
-        raise InputError(f"--hyperparameters {path}: {name}: {message} (got {problem['input']!r})") from error
+    given = {str(key): value for key, value in (content or {}).items()}
+    where = {key: given.pop(key) for key in EditFile.model_fields if key in given}
+    return validated(EditFile, where, f"--hyperparameters {path}"), given
 
 
 def _layers(text: str) -> tuple[int, ...]:
@@ -259,9 +251,9 @@ def _layers(text: str) -> tuple[int, ...]:
 
 def _check_out(out: Path) -> None:
     """Refuse a folder that cannot be written, before hours of editing."""
-    if out.exists():
+    if os.path.lexists(out):  # a link to nowhere too
         raise InputError(f"--out {out} exists already: name a new folder")
-    above = next(parent for parent in out.absolute().parents if parent.exists())
+    above = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"--out {out}: {above} is not a folder you may write to: name another")
 

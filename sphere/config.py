@@ -10,28 +10,34 @@ from __future__ import annotations
 import csv
 import re
 import reprlib
-from collections.abc import Mapping
-from os.path import isfile  # unlike Path.is_file, False for a name too long for the file system
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from os.path import expanduser, isfile  # unlike Path.is_file, False for a name too long for the file system
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from jinja2 import Environment, TemplateSyntaxError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sphere.errors import InputError
-from sphere.methods import nearest, resolve, split_name
+from sphere.methods import LONGEST_NAME, NAME, nearest, resolve, split_name
+from sphere.plain_yaml import read_yaml
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 """A name that is also a folder's."""
+MethodName = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 MODEL_FOLDERS = ("world", "streams", "tables", "figures", "claims", "logs", "benchmarks", "provenance")
 """Folders of results/STUDY beside those of its models."""
+DOWNLOAD_FOLDERS = ("logs", "benchmarks", "provenance")
+"""Folders of results/downloads beside those of datasets."""
 DATASET_FOLDERS = ("model", "tuning", "sensitivity", "pre-edited", "provenance")
 """Folders of results/STUDY/MODEL beside those of its datasets."""
+METHOD_FOLDERS = ("pre-edited",)
+"""Folders of results/STUDY/MODEL/DATASET beside those of its methods."""
 FILE_ENDINGS = (".json", ".csv", ".safetensors", ".txt", ".html")
 """Endings of the files beside those folders."""
 WORLD_TASKS = ("world_reasoning", "world_nli", "world_open_qa", "world_closed_qa")
@@ -233,7 +239,7 @@ class ShapeSettings(Settings):
 
 
 class MachineSettings(Settings):
-    """config.yaml: machine. What the plan reckons with, and so what jobs ask of a cluster. Rates are sustained ones."""
+    """The machine that jobs run on."""
 
     gpu_memory: Rate = 80
     """GiB of one GPU."""
@@ -257,6 +263,21 @@ class MachineSettings(Settings):
     """Run time that a job asks of a cluster, over what the plan expects."""
 
 
+class RunSettings(Settings):
+    """config.yaml: which study, and where its files come from and go."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    study: Annotated[str, Field(min_length=1)]
+    """A file in studies/, or the path of a study file of your own."""
+    results: Annotated[str, Field(min_length=1)] = "results"
+    """Everything is made under here."""
+    sources: dict[str, str] = {}
+    """Files and folders of yours that are taken instead of downloads, by their name in sources.tsv."""
+    machine: MachineSettings = MachineSettings()
+    """What the plan reckons with, and so what jobs ask of a cluster. Rates are sustained ones."""
+
+
 class EditSettings(Settings):
     """The part of a model's settings that an edit depends on."""
 
@@ -264,7 +285,7 @@ class EditSettings(Settings):
     """Edited layers, ascending; the values are optimised at the last."""
     dtype: str | None = None
     """Precision of the model in memory (float32, bfloat16, ...); null keeps the checkpoint's own."""
-    device: str = "auto"
+    device: Annotated[str, Field(pattern="^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
     """auto, cpu, cuda or cuda:N."""
     trust_remote_code: bool = False
     """Run the Python that a model folder of your own (``source.kind: path``) brings with it; a warning says so."""
@@ -303,6 +324,12 @@ class ModelConfig(EditSettings):
         sized = self.source.training if isinstance(self.source, WorldSource) else self.shape
         if sized is not None and self.layers[-1] >= sized.depth:
             raise ValueError(f"layers: {self.layers[-1]} is beyond the last layer, {sized.depth - 1}")
+        return self
+
+    @model_validator(mode="after")
+    def _own_code(self) -> ModelConfig:
+        if self.trust_remote_code and not isinstance(self.source, PathSource):
+            raise ValueError("trust_remote_code is for a folder of your own: give it by source.kind: path")
         return self
 
     def hyperparameters(self, method: str) -> Hyperparameters:
@@ -419,7 +446,7 @@ class StudyConfig(Settings):
     """Names of config/models/NAME.yaml."""
     datasets: Annotated[dict[Name, DatasetConfig], Field(min_length=1)]
     """By name: where the edit records come from."""
-    methods: Annotated[tuple[str, ...], Field(min_length=1)]
+    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
     """Rows of sphere/methods.yaml; NAME+sphere adds the projection to any."""
     seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
     """Each seed is one order of the edit stream."""
@@ -432,7 +459,7 @@ class StudyConfig(Settings):
     keep_states: bool = True
     """Keep the edited weights of every checkpoint, or remove each once it was continued from and evaluated."""
     energy_every: Positive = 1
-    """Batches between rows of energy.csv."""
+    """Batches between rows of energy.csv; every checkpoint has one."""
     tasks: TaskSettings | None = None
     """General-ability tasks; null runs none."""
     generation: GenerationSettings | None = None
@@ -454,7 +481,12 @@ class StudyConfig(Settings):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"{key}: {list(values)} repeats a value")
-        for key, names, taken in (("models", self.models, MODEL_FOLDERS), ("datasets", self.datasets, DATASET_FOLDERS)):
+        for key, names, taken in (
+            ("name", (self.name,), ("downloads",)),
+            ("models", self.models, MODEL_FOLDERS),
+            ("datasets", self.datasets, DATASET_FOLDERS),
+            ("methods", self.methods, METHOD_FOLDERS),
+        ):
             if clash := set(names) & set(taken):
                 raise ValueError(f"{key}: {clash.pop()!r} is the name of a folder of the results: choose another")
             for name in names:
@@ -531,6 +563,8 @@ class Source(Settings):
             raise ValueError("bytes and sha256 are a file's: a commit as revision pins what the hub has")
         if self.subset is not None and self.kind != "dataset":
             raise ValueError("subset is a dataset's")
+        if self.file_name in DOWNLOAD_FOLDERS:
+            raise ValueError(f"name: {self.name!r} is the name of a folder of results/downloads: choose another")
         return self
 
     @property
@@ -663,9 +697,15 @@ def load_study(study: str | Path, *, root: Path = Path("config"), places: Mappin
     return whole
 
 
+def load_run(settings: Mapping[str, Any]) -> RunSettings:
+    """config.yaml and ``--config`` together; a key without value has its default."""
+    given = {key: value for key, value in settings.items() if value is not None}
+    return validated(RunSettings, given, "config.yaml or --config")
+
+
 def load_machine(settings: Any) -> MachineSettings:
     """The settings of config.yaml's ``machine``, from a mapping."""
-    return _validate(MachineSettings, settings or {}, "config.yaml: machine")
+    return validated(MachineSettings, {} if settings is None else settings, "config.yaml: machine")
 
 
 def load_sources(path: Path, *, places: Mapping[str, str] | None = None) -> dict[str, Source]:
@@ -675,16 +715,16 @@ def load_sources(path: Path, *, places: Mapping[str, str] | None = None) -> dict
     rows = [{key: value for key, value in row.items() if value} for row in read_table(path, delimiter="\t")]
     sources: dict[str, Source] = {}
     for row in rows:
-        source = _validate(Source, row, f"{path}: {row.get('name', 'a row without name')}")
+        source = validated(Source, row, f"{path}: {row.get('name', 'a row without name')}")
         if source.name in sources:
             raise InputError(f"{path}: two rows are called {source.name!r}: rename one")
+        if twin := next((each.name for each in sources.values() if each.file_name == source.file_name), None):
+            raise InputError(f"{path}: {twin!r} and {source.name!r} are both kept as {source.file_name!r}: rename one")
         sources[source.name] = source
-    if not isinstance(places or {}, Mapping):
-        raise InputError(f"config: sources: {places!r} is no mapping: write NAME: PATH, or sources={{NAME: PATH}}")
     for name, place in (places or {}).items():
         if name not in sources:
             raise InputError(f"config: sources: {name!r} is not a row of {path}{nearest(name, sources)}")
-        sources[name] = sources[name].model_copy(update={"path": _place(sources[name], Path(place).expanduser())})
+        sources[name] = sources[name].model_copy(update={"path": _place(sources[name], Path(expanduser(place)))})
     return sources
 
 
@@ -718,35 +758,6 @@ def _named(folder: Path, name: str, what: str) -> Path:
     return path
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML of plain values in which no key of a mapping stands twice: the first of two would be silently ignored."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen: set[tuple[str, str]] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if (key.tag, key.value) in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark)
-            seen.add((key.tag, key.value))
-        return node
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; InputError in one line if it cannot be read, or is none."""
-    try:
-        return _UniqueKeys(path.read_text(encoding="utf-8")).get_single_data()
-    except FileNotFoundError:
-        raise InputError(f"{path} is not there") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from None
-    except RecursionError:
-        raise InputError(f"{path} is not YAML: its brackets nest too deeply") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no such date or number
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-
-
 def read_table(path: Path, *, delimiter: str = ",") -> list[dict[str, str]]:
     """The rows of a table with a header; InputError in one line if it cannot be read, or a cell is in no column."""
     try:
@@ -769,10 +780,10 @@ def _parse(kind: type[Model], path: Path) -> Model:
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise InputError(f"{path} holds no settings: see config/README.md")
-    return _validate(kind, data, str(path))
+    return validated(kind, data, str(path))
 
 
-def _validate(kind: type[Model], data: Any, where: str) -> Model:
+def validated(kind: type[Model], data: Any, where: str) -> Model:
     """``data`` as settings; pydantic's first complaint becomes one line."""
     try:
         return kind.model_validate(data)
@@ -802,18 +813,23 @@ def _check_model(path: Path, model: ModelConfig, study: StudyConfig) -> None:
 def _check_methods(path: Path, whole: Study) -> None:
     """Every method of every model resolves under its settings, and tuning has a grid big enough."""
     for method in whole.study.methods:
-        _resolved(f"{path}: methods", method, {})
+        with _naming(f"{path}: methods"):
+            resolve(method)
     if tried := whole.study.sensitivity:
-        _resolved(f"{path}: sensitivity", tried.method, {"eta": tried.eta[0], "alpha": tried.alpha[0]})
+        with _naming(f"{path}: sensitivity"):
+            resolve(tried.method, hyperparameters={"eta": tried.eta[0], "alpha": tried.alpha[0]})
         if tried.method not in whole.study.methods:
             raise InputError(f"{path}: sensitivity.method: {tried.method!r} is not one of the study's methods: add it")
     for name, model in whole.models.items():
-        for method in (*model.methods, *whole.study.methods):
-            _resolved(f"models/{name}.yaml: methods", method, model.hyperparameters(method))
-        for method, grid in model.tuning_grid.items():
-            for key, values in grid.items():
-                for value in values:
-                    _resolved(f"models/{name}.yaml: tuning_grid", method, {key: value})
+        with _naming(f"models/{name}.yaml: methods"):
+            for method in (*model.methods, *whole.study.methods):
+                resolve(method, hyperparameters=model.hyperparameters(method))
+        with _naming(f"models/{name}.yaml: tuning_grid"):
+            for method, grid in model.tuning_grid.items():
+                resolve(method)
+                for key, values in grid.items():
+                    for value in values:
+                        resolve(method, hyperparameters={key: value})
         if whole.study.tuning is None:
             continue
         for method in whole.study.methods:
@@ -827,9 +843,11 @@ def _check_methods(path: Path, whole: Study) -> None:
                 )
 
 
-def _resolved(where: str, method: str, hyperparameters: Mapping[str, Any]) -> None:
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """An InputError inside begins with ``where``."""
     try:
-        resolve(method, hyperparameters=hyperparameters)
+        yield
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
 

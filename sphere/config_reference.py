@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sphere.config import MachineSettings, ModelConfig, StudyConfig
+from sphere.config import ModelConfig, RunSettings, StudyConfig
 
 FILES: dict[str, type[BaseModel]] = {"study": StudyConfig, "model": ModelConfig}
 HEADS: dict[str, type[BaseModel]] = {
     "studies/NAME.yaml": StudyConfig,
     "models/NAME.yaml": ModelConfig,
-    "config.yaml: machine": MachineSettings,
+    "config.yaml": RunSettings,
 }
 MARK = "<!-- {} of the tables that `python -m sphere.config_reference` writes -->"
 

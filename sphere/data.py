@@ -8,10 +8,11 @@ from a file's name. No text is ever passed through ``str.format``: real prompts 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,12 +21,17 @@ from typing import Any
 from sphere.errors import InputError
 
 KEYS = {
-    *("case_id", "pararel_idx", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"),
-    *("neighborhood_samples", "attribute_prompts", "generation_prompts"),
-    *("prompt", "relation_id", "target_new", "target_true", "subject", "str", "id"),
-    *("src", "pred", "rephrase", "alt", "answers", "loc", "loc_ans", "cond"),
+    "a CounterFact record": {
+        *("case_id", "pararel_idx", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"),
+        *("neighborhood_samples", "attribute_prompts", "generation_prompts"),
+    },
+    "requested_rewrite": {"prompt", "relation_id", "target_new", "target_true", "subject"},
+    "target_new or target_true": {"str", "id"},
+    "a zsRE record": {
+        *("case_id", "subject", "src", "pred", "rephrase", "alt", "answers", "loc", "loc_ans", "cond"),
+    },
 }
-"""Every key of the published records, whether it is read here or not."""
+"""Every key of the published records by the object it stands in, whether it is read here or not."""
 
 Key = tuple[str, str]
 Record = dict[str, Any]
@@ -94,18 +100,19 @@ def load_requests(path: str | Path, *, references: str | Path | None = None) -> 
     Raises InputError, in one line that names file, record and fix, for what is not of the schema; a record that is, but
     cannot be edited (a text is empty, its subject is not in its prompt, its targets agree), is skipped with a reason.
     """
-    records = _records(_read_json(path), path)
-    _say_unread(records, path)
+    records = read_records(path)
     texts = {} if references is None else _read_references(references)
     schemas = {_schema(record, _where(path, i, record)) for i, record in enumerate(records)}
     if len(schemas) > 1:
         raise InputError(f"{path}: CounterFact and zsRE records are mixed: put each schema in a file of its own")
+    _check_keys(records, path)
     parse = _counterfact if schemas == {"counterfact"} else _zsre
     requests: list[EditRequest] = []
     skipped: list[tuple[int, str]] = []
     for i, record in enumerate(records):
         case_id = _case_id(record, i, _where(path, i, record))
         try:
+            _check_text(record)
             requests.append(parse(record, case_id, _where(path, i, record), texts))
         except _Unusable as reason:
             skipped.append((case_id, str(reason)))
@@ -199,6 +206,11 @@ def _zsre(record: Record, case_id: int, where: str, _references: dict[Key, tuple
     )
 
 
+def read_records(path: str | Path) -> list[Record]:
+    """The records of a file as they stand; InputError unless it is a JSON list of objects."""
+    return _records(_read_json(path), path)
+
+
 def _read_json(path: str | Path) -> Any:
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -209,7 +221,7 @@ def _read_json(path: str | Path) -> Any:
     if not text.strip():
         raise InputError(f"{path} is empty: it must hold a JSON list of records")
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except json.JSONDecodeError as error:
@@ -227,19 +239,44 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _say_unread(records: Sequence[Record], path: str | Path) -> None:
-    """Name the keys that nothing reads; one that looks like a misspelt key of the schema is an InputError."""
-    unread: dict[str, int] = {}
+def _finite(text: str) -> float:
+    """A number; NaN and Infinity are none of JSON's, and 1e999 would become one."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise InputError(f"{text} is not a finite number: write null or leave its key out")
+    return number
+
+
+def _check_keys(records: Sequence[Record], path: str | Path) -> None:
+    """Name the keys that nothing reads; InputError for one that belongs elsewhere or looks misspelt."""
+    unread: list[str] = []
     for i, record in enumerate(records):
-        rewrite = record.get("requested_rewrite")
-        for key in (*record, *(rewrite if isinstance(rewrite, dict) else ())):
-            if key not in KEYS:
-                unread.setdefault(key, i)
-    for key, i in unread.items():
-        if meant := get_close_matches(key, KEYS, n=1, cutoff=0.8):
-            raise InputError(f"{path}: record {i}: unknown key {key!r}: did you mean {meant[0]!r}?")
+        for place, holder in _objects(record):
+            for key in holder:
+                if key not in KEYS[place] and key not in unread:
+                    _refuse_mistaken(key, place, _where(path, i, record))
+                    unread.append(key)
     if unread:
         print(f"note: {path}: nothing reads {', '.join(map(repr, unread))}", file=sys.stderr)
+
+
+def _objects(record: Record) -> Iterator[tuple[str, Record]]:
+    """The record and those objects inside that are read, each with its place in ``KEYS``."""
+    yield "a CounterFact record" if "requested_rewrite" in record else "a zsRE record", record
+    if isinstance(rewrite := record.get("requested_rewrite"), dict):
+        yield "requested_rewrite", rewrite
+        targets = (rewrite.get(key) for key in ("target_new", "target_true"))
+        yield from (("target_new or target_true", target) for target in targets if isinstance(target, dict))
+
+
+def _refuse_mistaken(key: str, place: str, where: str) -> None:
+    if key == "id":  # what many a file numbers its records by
+        return
+    if owners := [owner for owner, keys in KEYS.items() if key in keys]:
+        raise InputError(f"{where}: {key!r} stands in {place} but belongs in {' or '.join(owners)}: move it or drop it")
+    known = sorted({each for keys in KEYS.values() for each in keys})
+    if meant := get_close_matches(key.lower(), known, n=1, cutoff=0.8):
+        raise InputError(f"{where}: unknown key {key!r}: did you mean {meant[0]!r}?")
 
 
 def _records(content: Any, path: str | Path) -> list[Record]:
@@ -291,7 +328,7 @@ def _schema(record: Record, where: str) -> str:
 
 def _where(path: str | Path, index: int, record: Record) -> str:
     case = record.get("case_id")
-    return f"{path}: record {index}" + ("" if case is None else f" (case {case})")
+    return f"{path}: record {index}" + ("" if case is None else f" (case {case!r})")
 
 
 def _case_id(record: Record, index: int, where: str) -> int:
@@ -302,13 +339,18 @@ def _case_id(record: Record, index: int, where: str) -> int:
     return case
 
 
+def _check_text(record: Record) -> None:
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise _Unusable("it holds half of a surrogate pair") from None
+
+
 def _checked(value: Any, name: str, where: str) -> str:
     if not isinstance(value, str):
         raise InputError(f"{where}: {name} is {type(value).__name__}, not text: quote it")
     if not value.strip():
         raise _Unusable(f"its {name} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise _Unusable(f"its {name} holds half of a surrogate pair")
     return value
 
 

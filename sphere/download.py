@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from sphere.artifacts import SHORT, digest, read_json, write_atomically, write_json
+from sphere.artifacts import SHORT, alone, digest, read_json, write_atomically, write_folder_atomically, write_json
 from sphere.config import Source
 from sphere.errors import InputError
 
@@ -45,16 +46,30 @@ class _Interrupted(Exception):  # noqa: N818 (not an error yet: another try may 
 def fetch(source: Source, out: Path, locks: Path) -> None:
     """Put the file of ``source`` at ``out``: downloaded, or a link to the file of yours that takes its place.
 
-    A broken-off download is taken up where it ended, by this call or a later one. InputError, in one line, if it cannot
-    be had, if there is no room for it, or if it is not the file on record.
+    A broken-off download is taken up where it ended, by this call or a later one; what another process brings in the
+    meantime is waited for, and taken if it is the file on record. InputError, in one line, if it cannot be had, if
+    there is no room for it, or if it is not the file on record.
     """
-    if source.path is not None:
-        _check(source, source.path, locks)
-        _link(source.path, out)
-        return
-    _locked(source, locks)  # InputError before the download, if it speaks of another address
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = _patiently(lambda: _transfer(source.url, out), source.url)
+    with alone(out):
+        if source.path is not None:
+            _check(source, source.path, locks)
+            _link(source.path, out)
+            return
+        found = _there(source, out, locks) or _downloaded(source, out, locks)
+    print(f"{out}: {found['bytes']} bytes, sha256 {found['sha256']}")
+
+
+def _there(source: Source, out: Path, locks: Path) -> dict[str, Any] | None:
+    """What is at ``out``, if it is on record and is that."""
+    lock = _locked(source, locks)  # InputError before the download, if it speaks of another address
+    if out.is_file() and (source.sha256 or lock):
+        with suppress(InputError):
+            return _check(source, out, locks)
+    return None
+
+
+def _downloaded(source: Source, out: Path, locks: Path) -> dict[str, Any]:
+    part = _patiently(lambda: _transfer(source, out), public(source.url))
     try:
         found = _check(source, part, locks)
     except InputError:
@@ -63,18 +78,19 @@ def fetch(source: Source, out: Path, locks: Path) -> None:
     os.replace(part, out)
     if source.sha256 is None:
         _keep(source, found, locks)
-    print(f"{out}: {found['bytes']} bytes, sha256 {found['sha256']}")
+    return found
 
 
-def fetch_snapshot(source: Source, out: Path, locks: Path) -> None:
+def fetch_snapshot(source: Source, out: Path, locks: Path, *, code: bool = False) -> None:
     """Put the model or dataset of ``source`` into the folder ``out``: links to the hub's cache or a folder of yours.
 
     The cache (HF_HOME) keeps one copy for all studies, takes up what broke off, and serves without a network under
-    HF_HUB_OFFLINE=1. The token for gated models comes from the environment (HF_TOKEN) and is never printed.
+    HF_HUB_OFFLINE=1. The token for gated models comes from the environment (HF_TOKEN) and is never printed. With
+    ``code``, the Python of a model folder of yours is linked, too.
     """
     lock = {} if source.path else _locked(source, locks)
     commit = lock.get("commit", source.revision)
-    folder, patterns = source.path or _snapshot(source, commit), _patterns(source)
+    folder, patterns = source.path or _snapshot(source, commit), _patterns(source, code)
     where = str(source.path or f"{source.url} at {commit}")
     files = [name for name in _files(folder) if any(fnmatch(str(name), pattern) for pattern in patterns)]
     if not files:
@@ -86,8 +102,12 @@ def fetch_snapshot(source: Source, out: Path, locks: Path) -> None:
         )
     if source.path is None:
         _check_snapshot(source, folder, files, locks)
-    for name in files:
-        _link(folder / name, out / name)
+    wanted = {name: (folder / name).resolve() for name in files}
+    with alone(out):
+        if {name: (out / name).resolve() for name in _files(out)} != wanted:
+            with write_folder_atomically(out) as made:
+                for name, target in wanted.items():
+                    _link(target, made / name)
     print(f"{out}: {len(files)} files of {where}" + ("" if source.path else f" ({folder.name})"))
 
 
@@ -151,17 +171,18 @@ def _patiently(attempt: Callable[[], Path], what: str) -> Path:
         ) from None
 
 
-def _transfer(url: str, out: Path) -> Path:
-    """One try at downloading ``url`` into a hidden file beside ``out``, continuing what an earlier try left there.
+def _transfer(source: Source, out: Path) -> Path:
+    """One try at downloading ``source`` into a hidden file beside ``out``, continuing what an earlier try left there.
 
     The hidden file's name holds a digest of the server's validator (ETag, else date), so that two versions of a file
     are never spliced.
     """
+    shown = public(source.url)
     part = next(iter(sorted(out.parent.glob(f".{out.name}.*.part"))), None)
     begin = part.stat().st_size if part else 0
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={begin}-"} if begin else {})}
     try:
-        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        with requests.get(source.url, headers=headers, stream=True, timeout=TIMEOUT) as response:
             status = f"{response.status_code} {response.reason}"
             if response.status_code in (408, 429) or response.status_code >= 500:
                 raise _Interrupted(status)
@@ -169,17 +190,20 @@ def _transfer(url: str, out: Path) -> Path:
                 part.unlink()
                 raise _Interrupted("the server has no more of it than is here already")
             if response.status_code >= 400:
-                raise InputError(f"{url} cannot be downloaded ({status}): check its row of sources.tsv")
+                raise InputError(f"{shown} cannot be downloaded ({status}): check its row of sources.tsv")
             validator = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
             target = out.parent / f".{out.name}.{hashlib.sha256(validator.encode()).hexdigest()[:SHORT]}.part"
-            if part and (response.status_code != 206 or target != part or not validator):
+            told, total = _extent(response)
+            if part and (told != begin or target != part or not validator):
                 part.unlink()
-            if response.status_code == 206 and not target.is_file():
-                raise _Interrupted("the server has another version than is here in part")
-            if response.status_code != 206:
-                begin = 0
-            length = response.headers.get("Content-Length")
-            total = None if length is None else begin + int(length)
+            if told and not (part and part.is_file()):
+                raise _Interrupted("the server has another version, or another piece, than goes on what is here")
+            begin, pinned = told, (source.bytes, source.sha256) != (None, None)
+            if total is None and not pinned and "Transfer-Encoding" not in response.headers:
+                raise InputError(
+                    f"{shown}: neither its server nor its row of sources.tsv says how long it is: download it yourself "
+                    f"and name it under sources in config.yaml ({source.name}: FILE)"
+                )
             if total is not None and total - begin > shutil.disk_usage(out.parent).free:
                 raise _no_room(out, total - begin)
             with target.open("ab" if begin else "wb") as file:
@@ -190,12 +214,25 @@ def _transfer(url: str, out: Path) -> Path:
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         raise _Interrupted(_line(error)) from None
     except requests.RequestException as error:
-        raise InputError(f"{url} cannot be downloaded ({_line(error)}): check its row of sources.tsv") from None
+        raise InputError(f"{shown} cannot be downloaded ({_line(error)}): check its row of sources.tsv") from None
     except OSError as error:
         raise _no_room(out, None) if error.errno == errno.ENOSPC else error from None
-    if total is not None and target.stat().st_size < total:
-        raise _Interrupted(f"it ended after {target.stat().st_size} of {total} bytes")
+    size = target.stat().st_size
+    if total is not None and size != total:
+        if size > total:
+            target.unlink()
+        raise _Interrupted(f"it ended after {size} of {total} bytes")
     return target
+
+
+def _extent(response: requests.Response) -> tuple[int, int | None]:
+    """Where in the file an answer begins, -1 if it keeps that to itself, and the length of the whole file or None."""
+    if response.status_code == 206:
+        told = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
+        return (int(told[1]), int(told[2])) if told else (-1, None)
+    length = response.headers.get("Content-Length", "")
+    compressed = "Content-Encoding" in response.headers  # the length is not the file's then
+    return 0, int(length) if length.isdecimal() and not compressed else None
 
 
 def _no_room(out: Path, needed: int | None) -> InputError:
@@ -229,9 +266,11 @@ def _snapshot(source: Source, commit: str) -> Path:
         raise InputError(f"{source.url} at {commit} cannot be downloaded ({reason}): {fix}") from None
 
 
-def _patterns(source: Source) -> tuple[str, ...]:
+def _patterns(source: Source, code: bool = False) -> tuple[str, ...]:
     if source.kind == "dataset" and source.path is not None:
         return ("*",)
+    if code and source.path is not None:
+        return (*WANTED["model"], "*.py")
     return WANTED[source.kind] if source.subset is None else ("README.md", f"{source.subset}/*")
 
 
@@ -249,8 +288,9 @@ def _check(source: Source, file: Path, locks: Path) -> dict[str, Any]:
         for wanted, where in ((getattr(source, key), "sources.tsv"), (lock.get(key), _lock_file(source, locks))):
             if wanted is not None and wanted != found[key]:
                 raise InputError(
-                    f"{source.path or source.url} has {found[key]} {unit}, {where} has {wanted} for {source.name!r}: "
-                    "it was changed or cut off; one that is meant to differ goes into the study with source: path"
+                    f"{source.path or public(source.url)} has {found[key]} {unit}, {where} has {wanted} for "
+                    f"{source.name!r}: it was changed or cut off; one that is meant to differ goes into the study with "
+                    "source: path"
                 )
     return found
 
@@ -281,12 +321,27 @@ def _locked(source: Source, locks: Path) -> dict[str, Any]:
     path = _lock_file(source, locks)
     if not path.is_file():
         return {}
-    lock: dict[str, Any] = read_json(path)
+    try:
+        lock = _as_recorded(source, read_json(path))
+    except InputError as error:
+        raise InputError(f"{path} records no download ({error}): delete it to record the download again") from None
     for key in ("url", "revision"):
         if lock[key] != getattr(source, key):
-            raise InputError(
-                f"{path} is of {key} {lock[key]}, sources.tsv has {getattr(source, key)}: delete it to take the new one"
-            )
+            then, now = public(lock[key]), public(getattr(source, key))
+            raise InputError(f"{path} is of {key} {then}, sources.tsv has {now}: delete it to take the new one")
+    return lock
+
+
+def _as_recorded(source: Source, lock: Any) -> dict[str, Any]:
+    kinds: dict[str, type] = {"url": str, "revision": str}
+    kinds |= {"bytes": int, "sha256": str} if source.kind == "file" else {"commit": str, "files": dict}
+    if not isinstance(lock, dict):
+        raise InputError("it holds no keys")
+    for key, kind in kinds.items():
+        if not isinstance(lock.get(key), kind):
+            raise InputError(f"its {key} is missing or no {kind.__name__}")
+    if "files" in kinds and not all(isinstance(file, dict) for file in lock["files"].values()):
+        raise InputError("its files have no sha256")
     return lock
 
 
@@ -306,10 +361,17 @@ def _files(folder: Path) -> list[Path]:
 
 def _link(target: Path, link: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
+    if link.resolve() == target.resolve():
+        return
     link.unlink(missing_ok=True)
     link.symlink_to(target.resolve())
 
 
 def _line(error: BaseException) -> str:
     """The first line of an error's text, or its kind."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return public(next(iter(str(error).strip().splitlines()), type(error).__name__))
+
+
+def public(text: str) -> str:
+    """``text`` without what addresses in it may hold that is secret: user, password, and the query, which may sign."""
+    return re.sub(r"\?[^\s'\"]+", "", re.sub(r"(?<=://)[^/\s]*@", "", text))

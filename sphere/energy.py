@@ -136,6 +136,17 @@ def perturbation(update: Tensor, keys: Tensor) -> float:
     return float(torch.linalg.matrix_norm(change @ inputs))
 
 
+def unit_perturbation(before: Tensor, after: Tensor) -> float:
+    """||W^' - W^||_F, W^ the rows scaled to length one (a zero row stays zero), of two weights (d_out, d_in).
+
+    It is the ||dV|| of Theorem 1 in the theorem's own setting: unit rows, and inputs that are an orthonormal basis.
+    """
+    one, other = (torch.nn.functional.normalize(matrix64(each, "weight"), eps=1e-300) for each in (before, after))
+    if one.shape != other.shape:
+        raise InputError(f"weights {tuple(one.shape)} and {tuple(other.shape)} differ in shape: give one layer's")
+    return float(torch.linalg.matrix_norm(other.sub_(one)))
+
+
 def cosine_matrix(weight: Tensor) -> Tensor:
     """Cosines (n, n), float64, in [-1, 1], between the n non-zero rows of ``weight`` (d_out, d_in)."""
     unit = unit_rows(weight)

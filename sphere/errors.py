@@ -14,13 +14,14 @@ class NumericalError(RuntimeError):
     """A computation produced something unusable (NaN, a singular system). The message says what to try."""
 
 
-_FIXES = {
+FIXES = {
     errno.ENOSPC: "free space there and run the same command again",
     errno.EDQUOT: "free some of your quota and run the same command again",
     errno.EFBIG: "raise the limit on the size of a file (ulimit -f) and run the same command again",
-    errno.EROFS: "make it writable, or put the results elsewhere",
-    errno.EACCES: "give yourself access to it, or put the results elsewhere",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "give yourself access to it",
 }
+"""What to do, by the number of what the system says."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -45,4 +46,4 @@ def refused_by_machine(error: BaseException) -> str | None:
         )
     wrapped = re.search(r"\(os error (\d+)\)", text)
     number = error.errno if isinstance(error, OSError) else int(wrapped[1]) if wrapped else None
-    return f"{text}: {_FIXES[number]}" if number in _FIXES else None
+    return f"{text}: {FIXES[number]}" if number in FIXES else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from sphere.tables.layout import (
     is_headline,
     method_label,
 )
+from sphere.tables.render import NOTHING
 from sphere.tables.summaries import load
 
 
@@ -33,20 +35,25 @@ def headlines(study: Path) -> list[str]:
 
 
 def _editing(by_method: pd.DataFrame) -> str:
-    """Each dataset's best method of all by the mean of the three metrics, and SPHERE where that is another one."""
+    """SPHERE and the best baseline on each dataset, best first, by the mean of the metrics that it has."""
     said = []
     edited = by_method[(by_method["method"] != PRE_EDITED) & by_method["metric"].isin(METRICS)]
     for (model, dataset), place in edited.groupby(["model", "dataset"], sort=False):
         family = family_of(str(dataset))
         last = place[(place["edits"] == place["edits"].max()) & (place["metric_family"] == family)]
-        scores = 100 * last.pivot_table(index="method", columns="metric", values="mean")[list(METRICS)]
+        scores = 100 * last.pivot_table(index="method", columns="metric", values="mean").reindex(columns=list(METRICS))
         ranked = scores.assign(mean=scores.mean(axis=1)).sort_values("mean", ascending=False)
         shown = [name for name in ranked.index if is_headline(name)]
         shown += [name for name in ranked.index if is_baseline(name)][:1]
         numbers = ", ".join(
-            f"{method_label(name)} {' / '.join(f'{scores.loc[name, metric]:.1f}' for metric in METRICS)}"
+            f"{method_label(name)} {' / '.join(_share(scores.loc[name, metric]) for metric in METRICS)}"
             for name in sorted(shown, key=lambda name: -ranked.loc[name, "mean"])
         )
         said.append(f"{model}, {int(place['edits'].max()):,} {dataset_label(str(dataset))} edits "
                     f"({family_label(family)}, %): {numbers}")  # fmt: skip
     return f"efficacy / generalization / specificity of SPHERE and the best baseline: {'; '.join(said)}"
+
+
+def _share(percent: float) -> str:
+    """A dataset may have no paraphrases or neighbourhood prompts."""
+    return f"{percent:.1f}" if isfinite(percent) else NOTHING

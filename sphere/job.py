@@ -6,10 +6,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from sphere.artifacts import StaleArtifact, lineage, machine, record, same_settings
 from sphere.errors import InputError, NumericalError, refused_by_machine
@@ -24,9 +25,9 @@ def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = 
     ``continues``, where it is given, must have been made with this job's own settings.
     After the body each output gets its provenance, with the wall seconds of the body and the machine. Bad input ends
     the job with one line and status 2, a full disk and the like with one line and status 1, anything else with a
-    traceback and status 1.
+    traceback and status 1; what the log does not take goes to the terminal.
     """
-    with _logged(snakemake.log):
+    with _logged(snakemake.log) as say:
         try:
             settings = dict(snakemake.params.items())
             own = [path for name in sources for path in paths(snakemake.input.get(name))]
@@ -36,19 +37,19 @@ def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = 
                 same_settings(path, settings)
             start = time.perf_counter()
             yield
+            sys.stdout.flush()  # a log that takes nothing fails the job before its outputs are recorded
             what = {"rule": snakemake.rule, "wildcards": dict(snakemake.wildcards.items()),
                     "seconds": round(time.perf_counter() - start, 2), "machine": machine()}  # fmt: skip
             for path in snakemake.output:
                 record(path, job=what, settings=settings, ancestors=ancestors)
         except (InputError, NumericalError) as error:
             kind = "refused" if isinstance(error, StaleArtifact) else "error"
-            print(f"{kind}: {error}", file=sys.stderr)
+            say(f"{kind}: {error}")
             raise SystemExit(2 if isinstance(error, InputError) else 1) from None
         except Exception as error:
-            if refusal := refused_by_machine(error):
-                print(f"error: {refusal} (this job writes {', '.join(snakemake.output)})", file=sys.stderr)
-            else:
-                traceback.print_exc()
+            refusal = refused_by_machine(error)
+            outputs = ", ".join(snakemake.output)
+            say(f"error: {refusal} (this job writes {outputs})" if refusal else traceback.format_exc().rstrip())
             raise SystemExit(1) from None
 
 
@@ -60,23 +61,45 @@ def paths(value: Any) -> list[Path]:
 
 
 @contextmanager
-def _logged(log: Iterable[str]) -> Iterator[None]:
-    """Send everything this process prints to the rule's log file."""
+def _logged(log: Iterable[str]) -> Iterator[Callable[[str], None]]:
+    """Send everything this process prints to the rule's log file; yields what says its last words."""
     path = next(iter(log), None)
     if path is None:
-        yield
+        yield partial(_say, terminal=2)
         return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    file = _opened(path)
     sys.stdout.flush()
     sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
-    with open(path, "w", encoding="utf-8") as file:
+    with file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            yield
+            yield partial(_say, terminal=kept[1])
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            with suppress(OSError):  # what the log does not take stays in the buffers, and goes to the terminal
+                sys.stdout.flush()
+                sys.stderr.flush()
             os.dup2(kept[0], 1)
             os.dup2(kept[1], 2)
+
+
+def _opened(path: str) -> TextIO:
+    """The log, emptied; ends the process with one line if there can be none."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        reason = refused_by_machine(error) or f"{error}: remove what is in its way"
+        raise SystemExit(f"error: the log {path} cannot be written: {reason}") from None
+
+
+def _say(text: str, *, terminal: int) -> None:
+    """Write ``text`` into the log, and to the terminal, too, if the log does not take all of it."""
+    line, taken = f"{text}\n".encode(errors="backslashreplace"), 0
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        taken = os.write(2, line)
+    if taken < len(line):
+        os.write(terminal, line)

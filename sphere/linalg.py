@@ -34,7 +34,7 @@ def symmetric_eigen(matrix: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Eigenvalues (n,), ascending, and orthonormal eigenvectors (n, n) of a symmetric float64 matrix."""
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except RuntimeError as error:  # torch's LinAlgError
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # exported, but not to mypy
         raise NumericalError(f"the eigenvectors of {name} did not converge: look for huge entries") from error
     return values, vectors
 

@@ -6,27 +6,33 @@ name is a method like any other, with a folder, a line in the tables and a place
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
-from importlib.resources import files
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 import sphere.postprocess
 import sphere.solvers
 from sphere.errors import InputError
+from sphere.plain_yaml import parse_yaml, read_yaml
 from sphere.postprocess.base import POSTPROCESSES, PostProcess
 from sphere.solvers.base import SOLVERS, ClosedFormSolver, Solver
 
 for _package in (sphere.solvers, sphere.postprocess):  # each module registers what it defines
     for _module in iter_modules(_package.__path__, f"{_package.__name__}."):
         import_module(_module.name)
+
+ROWS = Path(__file__).with_name("methods.yaml")
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._+=@-]*$"
+LONGEST_NAME = 100
+"""A method's name is also a folder's."""
 
 Component = TypeVar("Component", Solver, PostProcess)
 
@@ -66,6 +72,13 @@ class Method:
         solver = self.solver
         return isinstance(solver, ClosedFormSolver) and (solver.needs_second_moment or solver.needs_null_space)
 
+    @property
+    def spectra(self) -> tuple[str, ...]:
+        """The decompositions of the unedited model that it reads, by the names of their files (``sphere.spectra``)."""
+        keys = isinstance(self.solver, ClosedFormSolver) and self.solver.needs_null_space
+        weights = any(process.needs_directions for process in self.postprocess)
+        return tuple(name for name, wanted in (("null_space", keys), ("directions", weights)) if wanted)
+
     def edited_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
         """Those of ``layers`` that it edits: all, or, for ROME and FT, its own ``layer`` or the last."""
         if not layers or list(layers) != sorted(set(layers)):
@@ -89,7 +102,7 @@ def resolve(
     all. ``rows`` adds to the package's rows or replaces them. Raises InputError, with the nearest valid name, on an
     unknown method, component or hyperparameter, and on a value out of range.
     """
-    table = _rows() | _parse(rows or {})
+    table = _rows() | _parse(rows or {}, "rows")
     base, fixed = split_name(name)
     added = list[str]()
     while base not in table and "+" in base:
@@ -114,21 +127,31 @@ def resolve(
 def split_name(name: str) -> tuple[str, dict[str, Any]]:
     """``sphere@eta=0.3@alpha=0.7`` -> ``("sphere", {"eta": 0.3, "alpha": 0.7})``.
 
-    Raises InputError on a part that is no KEY=VALUE.
+    Raises InputError on a name that cannot be a folder's, and on a part that is no KEY=VALUE or comes twice.
     """
+    if len(name) > LONGEST_NAME or not re.fullmatch(NAME, name):
+        raise InputError(
+            f"method {name[:LONGEST_NAME]!r} cannot be a folder's name: begin it with a letter or digit and take at "
+            f"most {LONGEST_NAME} letters, digits and . _ + = @ -"
+        )
     base, *parts = name.split("@")
-    settings = {}
+    settings: dict[str, Any] = {}
     for part in parts:
-        key, _, value = part.partition("=")
-        if not key or not value:
+        key, _, text = part.partition("=")
+        if not key or not text:
             raise InputError(f"method {name!r}: {part!r} sets nothing: write NAME@KEY=VALUE")
-        settings[key] = yaml.safe_load(value)
+        if key in settings:
+            raise InputError(f"method {name!r} sets {key!r} twice: drop one")
+        value = parse_yaml(text, f"method {name!r}: the value of {key!r}")
+        if not isinstance(value, str | int | float | None):
+            raise InputError(f"method {name!r}: the value of {key!r} is no number or word: write NAME@KEY=VALUE")
+        settings[key] = value
     return base, settings
 
 
 def method_names(rows: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, ...]:
     """The plain names of all rows, the package's and ``rows``'; each can be extended by ``+sphere``."""
-    return tuple(name for name in _rows() | _parse(rows or {}) if "+" not in name)
+    return tuple(name for name in _rows() | _parse(rows or {}, "rows") if "+" not in name)
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -140,16 +163,22 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 @cache
 def _rows() -> dict[str, MethodRow]:
-    return _parse(yaml.safe_load((files("sphere") / "methods.yaml").read_text(encoding="utf-8")))
+    return _parse(read_yaml(ROWS), str(ROWS))
 
 
-def _parse(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, MethodRow]:
+def _parse(rows: Any, where: str) -> dict[str, MethodRow]:
+    if not isinstance(rows, Mapping):
+        raise InputError(f"{where} holds no methods: write lines of 'name: {{solver: NAME}}'")
     parsed = {}
     for name, row in rows.items():
+        if not isinstance(name, str) or "@" in name or not re.fullmatch(NAME, name):
+            raise InputError(
+                f"{where}: method row {name!r}: name it by letters, digits and . _ + -, and put a number in quotes"
+            )
         try:
             parsed[name] = MethodRow.model_validate(row)
         except ValidationError as error:
-            raise InputError(f"method row {name!r}: {_first(error)}") from error
+            raise InputError(f"{where}: method row {name!r}: {_first(error)}") from error
     return parsed
 
 

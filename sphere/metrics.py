@@ -91,13 +91,13 @@ def score_targets(
     Neither batch size nor padding enters a score. The last target token is never fed to the model, and a row that
     begins another row is scored inside it: one-token targets of one prompt, and repeated prompts, cost one row.
     """
+    parts = adapter(model)
     encoded = encode_many(tokenizer, [(prompt, target, None) for prompt, target in pairs])
     for (prompt, _), item in zip(pairs, encoded, strict=True):
         if not item.target_start:  # 0 or None: nothing predicts the target's first token
             raise InputError(f"prompt {prompt!r} has no token before its target: give a longer prompt")
-        _check_length(model, len(item.ids), prompt)
+        parts.check_length(len(item.ids), prompt)
     rows, members = _shared_rows([item.ids[:-1] for item in encoded])
-    parts = adapter(model)
     pad = pad_id(tokenizer)
     found: dict[int, TargetScore] = {}
 
@@ -111,13 +111,6 @@ def score_targets(
     with torch.no_grad():
         run_in_batches([len(row) for row in rows], run, token_budget=token_budget)
     return [found[i] for i in range(len(encoded))]
-
-
-def _check_length(model: PreTrainedModel, tokens: int, prompt: str) -> None:
-    """InputError if ``tokens`` are more than ``model`` has positions for."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and tokens > limit:
-        raise InputError(f"prompt {prompt[:40]!r}... has {tokens} tokens, the model takes {limit}: shorten it")
 
 
 def _shared_rows(inputs: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], list[list[int]]]:

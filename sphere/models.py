@@ -6,6 +6,7 @@ To add one, add a row here (docs/adding-a-model.md).
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -104,8 +105,9 @@ class Adapter:
             if torch.promote_types(own, torch.float32) == own:
                 continue
             module.float()
+            rest = self.head.weight  # the model's own precision, whatever that is when the module runs
             enter = module.register_forward_pre_hook(lambda _, args: (args[0].float(), *args[1:]))
-            leave = module.register_forward_hook(lambda _, __, output, own=own: output.to(own))
+            leave = module.register_forward_hook(lambda _, __, output, rest=rest: output.to(rest.dtype))
             module.__dict__[WIDENED] = (own, enter, leave)
 
     def narrow(self, indices: Iterable[int]) -> None:
@@ -121,6 +123,12 @@ class Adapter:
     def set_weight(self, index: int, value: Tensor) -> None:
         """Write a (d_out, d_in) matrix into the model, cast to the parameter's own dtype."""
         self.weight(index).copy_(value)
+
+    def check_length(self, tokens: int, prompt: str) -> None:
+        """InputError if ``tokens`` are more than the model has positions for."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        if limit is not None and tokens > limit:
+            raise InputError(f"prompt {prompt[:40]!r}... has {tokens} tokens, the model takes {limit}: shorten it")
 
     def weight_name(self, index: int) -> str:
         """The parameter's name in the model's state dict."""
@@ -147,12 +155,16 @@ def resolve_device(device: str) -> torch.device:
     """``auto`` takes a GPU where there is one; anything else is taken at its word or refused."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} was asked for but torch sees no GPU: use device: auto or cpu")
-    try:
-        return torch.device(device)
-    except RuntimeError:
-        raise InputError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N") from None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise InputError(f"device {device!r} is unknown: use auto, cpu, cuda or cuda:N")
+    place = torch.device(device)
+    if place.type == "cuda":
+        there = torch.cuda.device_count()
+        if not there:
+            raise InputError(f"device {device!r} was asked for but torch sees no GPU: use device: auto or cpu")
+        if (place.index or 0) >= there:
+            raise InputError(f"device {device!r} was asked for, torch sees {there} GPUs: use cuda:{there - 1} or less")
+    return place
 
 
 def load(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import dropwhile, takewhile
@@ -27,7 +27,7 @@ from sphere.config import ValueSettings
 from sphere.contexts import Contexts, sample_contexts
 from sphere.data import EditRequest, validate_batch, validate_case_ids
 from sphere.directions import PrincipalSpectrum, principal_spectrum
-from sphere.energy import Energy, measure_energy, perturbation, theorem_bound
+from sphere.energy import Energy, measure_energy, perturbation, theorem_bound, unit_perturbation
 from sphere.errors import InputError, NumericalError, out_of_memory
 from sphere.hooks import capture_inputs, capture_output, forward
 from sphere.linalg import require_finite
@@ -85,12 +85,16 @@ class EditState:
             save_file(tensors, str(temporary), metadata={"sphere_state": json.dumps(note, sort_keys=True)})
 
     @classmethod
-    def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> EditState:
-        """Read a saved state; InputError if the file is none."""
+    def load(cls, path: str | Path, *, device: torch.device | str = "cpu", continued: bool = True) -> EditState:
+        """Read a saved state; InputError if the file is none.
+
+        Without ``continued`` it comes without what only a later segment needs, which can be most of it.
+        """
         try:
             with safe_open(str(path), framework="pt", device=str(device)) as file:
                 note = (file.metadata() or {}).get("sphere_state")
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+                names = [name for name in file.keys() if continued or name.startswith("weights.")]  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path} is not an edit state: {error}") from error
         if note is None:
@@ -112,7 +116,7 @@ class Record:
     energy: list[dict[str, float]]
     """One row a layer: the columns of energy.csv."""
     seconds: dict[str, float]
-    """Wall seconds by phase: targets, keys, solve, projection, energy."""
+    """Wall seconds by phase: targets, keys, solve, post-process, projection, energy."""
     retried: str = ""
     """What was not finite at the first attempt, where the batch was made in higher precision."""
 
@@ -131,7 +135,8 @@ class Editor:
 
     The model must be unedited when an Editor is made, unless ``state`` says what it was. Edited layers are kept in
     float32 (or wider) whatever the model's dtype, in the state and in the model itself (``Adapter.widen``), so that
-    thousands of small updates do not drown in rounding.
+    thousands of small updates do not drown in rounding. Energy is measured every ``energy_every`` batches, and after
+    the numbers of edits in ``energy_at``.
     """
 
     def __init__(
@@ -148,6 +153,7 @@ class Editor:
         seed: int = 0,
         state: EditState | None = None,
         energy_every: int = 1,
+        energy_at: Collection[int] = (),
         token_budget: int = DEFAULT_TOKEN_BUDGET,
     ) -> None:
         self.adapter, self.tokenizer, self.method = adapter(model), tokenizer, method
@@ -155,7 +161,7 @@ class Editor:
         for i in self.layers:
             self.adapter.layer(i)  # InputError if the model has no such layer
         self.values, self.contexts, self.seed = values, contexts, seed
-        self.energy_every, self.token_budget = energy_every, token_budget
+        self.energy_every, self.energy_at, self.token_budget = energy_every, energy_at, token_budget
         self.statistics = statistics
         self.dtype = torch.promote_types(self.adapter.dtype, torch.float32)
         if state is not None and state.pretrained.keys() >= set(self.layers):
@@ -248,7 +254,7 @@ class Editor:
         before the first batch, on requests that cannot be edited (together), NumericalError where higher precision did
         not help: state and model are then those after the last whole batch.
         """
-        batches = list(_batches(requests, batch_size, self.tokenizer))
+        batches = list(_batches(requests, batch_size, self.adapter, self.tokenizer, self.contexts))
         try:
             for batch in batches:
                 record = self._batch_or_again(batch)
@@ -261,8 +267,7 @@ class Editor:
     def first_record(self) -> Record:
         """The energies before any edit, as the row of batch 0."""
         energies = self._energies(self.state.weights)
-        zero = {i: torch.zeros_like(w) for i, w in self.state.weights.items()}
-        return Record(0, 0, self._rows(energies, energies, zero, 0, 0), {})
+        return Record(0, 0, self._rows(energies, energies, self.state.weights, 0, 0), {})
 
     def _batch_or_again(self, requests: Sequence[EditRequest]) -> Record:
         """One batch, made again in higher precision if a result is not finite."""
@@ -321,8 +326,8 @@ class Editor:
                 solved = self._solved(solver, group, current, clock)
             for i in self.layers:
                 updates[i] += solved[i]
-        with clock("projection"):
-            for process in self._processes("batch"):
+        for process in self._processes("batch"):
+            with clock(process.phase):
                 for i in self.layers:
                     updates[i] = process.apply(updates[i], self._context(i, before[i]))
         after = {i: (before[i].double() + updates[i]).to(self.dtype) for i in self.layers}
@@ -335,14 +340,13 @@ class Editor:
         if isinstance(solver, ClosedFormSolver) and solver.accumulates_keys:
             with clock("keys"):
                 past = self._accumulated(requests, past)
-        evaluated = self._evaluated(after)
+        evaluated = self._evaluated(after, clock)
         number, edits = state.batch + 1, state.position + len(requests)
         rows: list[dict[str, float]] = []
-        if number % self.energy_every == 0:
+        if number % self.energy_every == 0 or edits in self.energy_at:
             with clock("energy"):
                 old, new = self._energies(state.weights), self._energies(evaluated)
-                change = {i: evaluated[i] - state.weights[i] for i in self.layers}
-                rows = self._rows(old, new, change, edits, number)
+                rows = self._rows(old, new, evaluated, edits, number)
         self.state = replace(
             state,
             position=edits,
@@ -382,8 +386,8 @@ class Editor:
                     basis=self.bases.get(i),
                 )
                 update = solver.solve(problem)
-            with clock("projection"):
-                for process in self._processes("layer"):
+            for process in self._processes("layer"):
+                with clock(process.phase):
                     update = process.apply(update, self._context(i, current[i]))
             solved[i] = update
             current[i] = current[i] + update
@@ -408,8 +412,8 @@ class Editor:
                 generator=generator,
             )
         update = self.adapter.weight(i).double() - start
-        with clock("projection"):
-            for process in self._processes("layer"):
+        for process in self._processes("layer"):
+            with clock(process.phase):
                 update = process.apply(update, self._context(i, current[i]))
         current[i] = current[i] + update
         return {i: update}
@@ -468,7 +472,7 @@ class Editor:
     def _context(self, layer: int, weight: Tensor) -> PostContext:
         return PostContext(weight, self.pretrained[layer], self.directions.get(layer), self.kept[layer])
 
-    def _evaluated(self, after: Matrices) -> Matrices:
+    def _evaluated(self, after: Matrices, clock: _Clock) -> Matrices:
         """The weights to evaluate: ``after`` itself unless the method restrains the accumulated update."""
         processes = list(dropwhile(lambda p: p.stage == "update", self.method.postprocess))
         if not processes:
@@ -477,7 +481,8 @@ class Editor:
         for i, weight in after.items():
             change = weight.double() - self.pretrained[i].double()
             for process in processes:
-                change = process.apply(change, self._context(i, weight))
+                with clock(process.phase):
+                    change = process.apply(change, self._context(i, weight))
             evaluated[i] = (self.pretrained[i].double() + change).to(self.dtype)
         return evaluated
 
@@ -493,16 +498,25 @@ class Editor:
         return self.measured[1]
 
     def _rows(
-        self, old: dict[int, Energy], new: dict[int, Energy], change: Matrices, edits: int, batch: int
+        self, old: dict[int, Energy], new: dict[int, Energy], weights: Matrices, edits: int, batch: int
     ) -> list[dict[str, float]]:
-        """The rows of energy.csv for one batch. Theorem 1's quantities are measured on keys that no edit used."""
+        """The rows of energy.csv for one batch, which made ``weights`` of the state's.
+
+        Theorem 1 is about an update: its quantities are NaN for batch 0, which is none. The perturbation is measured
+        twice: on keys that no edit used (text), and in the theorem's own setting, unit rows and orthonormal inputs.
+        """
         rows = []
         for i in self.layers:
             delta = new[i].sum - old[i].sum
+            change = weights[i] - self.state.weights[i]
             probe = self.statistics.probe_keys.get(i) if self.statistics is not None else None
-            measured, basis = float("nan"), self.bases.get(i)
-            if probe is not None and probe.numel():
-                measured = perturbation(change[i], probe.to(change[i].device))
+            bound = measured = turned = float("nan")
+            basis = self.bases.get(i)
+            if batch:
+                bound = theorem_bound(delta, old[i].theorem_constant)
+                turned = unit_perturbation(self.state.weights[i], weights[i])
+                if probe is not None and probe.numel():
+                    measured = perturbation(change, probe.to(change.device))
             rows.append(
                 {
                     "edits": edits,
@@ -513,8 +527,9 @@ class Editor:
                     "delta_he": delta,
                     "theorem_k": old[i].theorem_constant,
                     "perturbation": measured,
-                    "bound": theorem_bound(delta, old[i].theorem_constant),
-                    "update_norm": float(change[i].double().norm()),
+                    "unit_perturbation": turned,
+                    "bound": bound,
+                    "update_norm": float(change.double().norm()),
                     "weight_norm": float(self.state.weights[i].double().norm()),
                     "editable_share": basis.shape[1] / basis.shape[0] if basis is not None else float("nan"),
                 }
@@ -527,7 +542,11 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _batches(
-    requests: Sequence[EditRequest], size: int, tokenizer: PreTrainedTokenizerBase
+    requests: Sequence[EditRequest],
+    size: int,
+    parts: Adapter,
+    tokenizer: PreTrainedTokenizerBase,
+    contexts: Contexts,
 ) -> Iterator[Sequence[EditRequest]]:
     """The batches of a stream; InputError on a request, or a batch, that cannot be edited."""
     if size < 1:
@@ -538,7 +557,10 @@ def _batches(
                 f"case {r.case_id}: subject {r.subject!r} is not at character {r.subject_start} of {r.prompt!r}: "
                 "give a subject of its prompt and where it starts"
             )
-    encode_many(tokenizer, [(r.prompt, r.target_new, r.subject_end) for r in requests])
+    longest = max(len(tokenizer(prefix)["input_ids"]) for prefix in contexts.prefixes)
+    encoded = encode_many(tokenizer, [(r.prompt, r.target_new, r.subject_end) for r in requests])
+    for r, item in zip(requests, encoded, strict=True):
+        parts.check_length(len(item.ids) + longest, r.prompt)
     validate_case_ids(requests)
     for start in range(0, len(requests), size):
         batch = requests[start : start + size]
@@ -605,7 +627,7 @@ def edit(
     where = tuple(layers) if layers is not None else default_layers(parts.n_layers)
     for i in chosen.edited_layers(where):
         parts.layer(i)
-    list(_batches(requests, batch_size, tokenizer))
+    list(_batches(requests, batch_size, parts, tokenizer, contexts or Contexts()))
     needs = chosen.needs_statistics
     if needs and statistics is None and corpus is None:
         raise InputError(f"{method} needs key second moments: give statistics, or a corpus to take them from")

@@ -28,13 +28,16 @@ class Spectra:
     """Of the pretrained weights: SPHERE's directions."""
 
     @classmethod
-    def load(cls, null_space: str | Path, directions: str | Path, *, device: torch.device | str = "cpu") -> Spectra:
-        """Read the files that ``save_null_space`` and ``save_directions`` wrote."""
-        keys, principal = _read(null_space, device), _read(directions, device)
-        return cls(
-            {i: KeySpectrum(parts["values"], parts["vectors"]) for i, parts in keys.items()},
-            {i: PrincipalSpectrum(parts["shares"], parts["directions"]) for i, parts in principal.items()},
-        )
+    def load(cls, files: Iterable[str | Path], *, device: torch.device | str = "cpu") -> Spectra:
+        """Read files that ``save_null_space`` and ``save_directions`` wrote, whichever of them are there."""
+        found = cls({}, {})
+        for path in files:
+            for i, parts in _read(path, device).items():
+                if "vectors" in parts:
+                    found.keys[i] = KeySpectrum(parts["values"], parts["vectors"])
+                else:
+                    found.principal[i] = PrincipalSpectrum(parts["shares"], parts["directions"])
+        return found
 
 
 def save_null_space(statistics: Statistics, path: Path) -> None:

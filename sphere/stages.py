@@ -36,8 +36,7 @@ def edit_segment(
     editing: EditSettings,
     contexts: Path,
     statistics: Path,
-    null_space: Path,
-    directions: Path,
+    spectra: Sequence[Path],
     previous: Path | None,
     upto: int,
     batch_size: int,
@@ -50,9 +49,9 @@ def edit_segment(
 ) -> None:
     """Edit the stream from where ``previous`` stands (its start without one) to ``upto`` edits.
 
-    Writes the new state, energy.csv (one row a measured batch and layer; batch 0 is the unedited model), timing.csv
-    (one row a batch and phase, in wall seconds) and incidents.csv. A stream whose numbers stay unusable in higher
-    precision stops there: its state says so, and every later segment passes that state on.
+    Writes the new state, energy.csv (one row a measured batch, the last among them, and layer; batch 0 is the unedited
+    model), timing.csv (one row a batch and phase, in wall seconds) and incidents.csv. A stream whose numbers stay
+    unusable in higher precision stops there: its state says so, and every later segment passes that state on.
     """
     records: list[Record] = []
     incidents: list[tuple[int, int, str, str]] = []
@@ -79,10 +78,11 @@ def edit_segment(
         values=editing.values,
         contexts=Contexts.read(contexts),
         statistics=Statistics.load(statistics),
-        spectra=Spectra.load(null_space, directions),
+        spectra=Spectra.load(spectra),
         seed=seed,
         state=state,
         energy_every=energy_every,
+        energy_at=(upto,),
     )
     if state is None:
         records.append(editor.first_record())
@@ -103,7 +103,8 @@ def edit_segment(
 
 
 ENERGY_COLUMNS = (
-    *("edits", "batch", "layer", "he_sum", "he_mean", "delta_he", "theorem_k", "perturbation", "bound"),
+    *("edits", "batch", "layer", "he_sum", "he_mean", "delta_he", "theorem_k", "perturbation"),
+    *("unit_perturbation", "bound"),
     *("update_norm", "weight_norm", "editable_share"),
 )
 INCIDENT_COLUMNS = ("edits", "batch", "event", "reason")
@@ -184,7 +185,7 @@ def _put(loaded: LoadedModel, path: Path) -> int | None:
 
     Returns the edits it holds, None if its stream stopped.
     """
-    state = EditState.load(path)
+    state = EditState.load(path, continued=False)
     if state.stopped:
         return None
     parts = adapter(loaded.model)
@@ -206,7 +207,7 @@ def compare_neurons(
     """
     layers: dict[str, set[int]] = {name: set() for name in models}
     for names, path in states:
-        layers[names["model"]] |= EditState.load(path).weights.keys()
+        layers[names["model"]] |= EditState.load(path, continued=False).weights.keys()
     originals = {}
     for name, (folder, load_settings) in models.items():
         parts = adapter(load(folder, **{**load_settings, "device": "cpu"}).model)  # nothing is computed with it
@@ -214,7 +215,7 @@ def compare_neurons(
 
     def edited() -> Iterator[tuple[Mapping[str, Any], dict[int, Any]]]:
         for names, path in states:
-            state = EditState.load(path)
+            state = EditState.load(path, continued=False)
             if not state.stopped:
                 yield names, {layer: weight.numpy() for layer, weight in state.weights.items()}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sphere.artifacts import read_json, write_json
-from sphere.data import load_requests
+from sphere.artifacts import write_json
+from sphere.data import load_requests, read_records
 from sphere.errors import InputError
 
 
@@ -20,7 +20,7 @@ def draw_stream(dataset: Path, out: Path, *, edits: int, rng: np.random.Generato
     over if ``load_requests`` cannot use it, or if it repeats an earlier record's prompt with another target: no model
     can hold both. Returns what was passed over, as (case id, reason); InputError where too few records are left.
     """
-    records = read_json(dataset)
+    records = read_records(dataset)
     loaded = load_requests(dataset)
     passed = dict(loaded.skipped)
     by_case = {record.get("case_id", index): record for index, record in enumerate(records)}

@@ -1,8 +1,10 @@
 """One look for every figure: type, widths, and one colour, marker and line style a method, wherever it appears.
 
 Colours stay apart under red-, green- and blue-blindness; in grey the marker and the dash pattern tell methods apart.
-A method and its `+sphere` variant share colour and marker: the variant's marker is open and its bars are hatched.
-Files are the same bytes on every run: fixed SVG ids, no creation dates, no user matplotlibrc.
+A method and its `+sphere` variant share colour and marker: the variant's marker is open, the gaps of its dash pattern
+are wide and its bars are hatched. A figure is one column or one page wide (those of neurons are as wide as their
+panels), and no text is smaller than 7 pt. Files are the same bytes on every run: fixed SVG ids, no creation dates, no
+user matplotlibrc.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from sphere.artifacts import write_atomically
 from sphere.tables.layout import PRE_EDITED, base_of, is_headline, method_label
 
 COLUMN = 3.3  # inches: one column of a two-column page
-PAGE = 6.8  # inches: the whole page
+PAGE = 6.75  # inches: the whole page
 FORMATS = ("pdf", "svg", "png")
 
 RC: Any = {
@@ -34,11 +36,11 @@ RC: Any = {
     "font.size": 7,
     "axes.titlesize": 7.5,
     "axes.labelsize": 7,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
     "legend.frameon": False,
-    "legend.handlelength": 2.8,
+    "legend.handlelength": 3.2,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -59,7 +61,7 @@ RC: Any = {
 }
 METADATA: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None, "ModDate": None}, "svg": {"Date": None}, "png": {}}
 
-Dash = str | tuple[float, tuple[float, ...]]
+Dash = str | tuple[float, tuple[float, ...]]  # of a tuple: offset, then dash, gap, dash, gap ... in line widths
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,15 @@ _KNOWN: dict[str, tuple[str, str, Dash]] = {
     "ft": ("#999933", "v", (0, (1, 1))),
     "rome": ("#DDAA33", "<", (0, (4, 1, 1, 1))),
     "memit": ("#66BBEE", "o", (0, (5, 1.5))),
-    "memit-seq": ("#009E8E", "s", (0, (3, 1))),
-    "prune": ("#117733", "^", (0, (5, 1, 1, 1, 1, 1))),
-    "rect": ("#AA4499", "D", (0, (2, 1))),
-    "revive": ("#882255", ">", (0, (3, 1, 1, 1))),
-    "encore": ("#EE8877", "p", (0, (7, 2))),
+    "memit-seq": ("#009E8E", "s", (0, (2.5, 1))),
+    "prune": ("#117733", "^", (0, (4, 1, 1, 1, 1, 1))),
+    "rect": ("#AA4499", "D", (0, (4, 1, 4, 1, 1, 1))),
+    "revive": ("#882255", ">", (0, (3, 1, 1, 1, 1, 1, 1, 1))),
+    "encore": ("#EE8877", "p", (0, (10, 2))),
     "alphaedit": ("#0055A5", "h", (0, (8, 1.5, 1.5, 1.5))),
     "sphere": ("#D5330E", "*", SOLID),
 }
+_WIDER = 2.0  # line widths by which the gaps of a `+sphere` variant are wider
 _SPARE_COLOURS = ("#5B4B8A", "#7A5C3E", "#3E7A5C", "#A05195")
 _SPARE_MARKERS = ("X", "P", "d", "8")
 
@@ -118,7 +121,14 @@ def look(method: str) -> Look:
         pick = crc32(name.encode())
         colour, marker = _SPARE_COLOURS[pick % 4], _SPARE_MARKERS[pick // 4 % 4]
         dash = (0, (2.0 + pick // 16 % 4, 1.0))
-    return Look(label, colour, marker, dash, filled=base is None)
+    return Look(label, colour, marker, dash if base is None else _wide_gaps(dash), filled=base is None)
+
+
+def _wide_gaps(dash: Dash) -> Dash:
+    if isinstance(dash, str):
+        return dash
+    offset, pattern = dash
+    return offset, tuple(length + _WIDER * (place % 2) for place, length in enumerate(pattern))
 
 
 METRIC_LOOKS = {
@@ -151,6 +161,11 @@ def say_nothing_to_draw(stem: Path, reason: str) -> None:
         figure.text(0.5, 0.5, f"Not drawn: {reason}", ha="center", va="center", wrap=True, color="#444444")
 
 
+def width_of(columns: int) -> float:
+    """Width in inches of a figure with so many panels side by side."""
+    return COLUMN if columns == 1 else PAGE
+
+
 def grid(figure: Figure, rows: int, columns: int, **options: Any) -> NDArray[Any]:
     """Axes (rows, columns) with light grid lines behind the data."""
     axes = figure.subplots(rows, columns, squeeze=False, **options)
@@ -168,16 +183,16 @@ def legend_above(figure: Figure, axes: Sequence[Axes]) -> None:
     if not entries:
         return
     columns = _columns_that_fit(list(entries), figure.get_figwidth())
-    figure.set_figheight(figure.get_figheight() + 0.15 * -(-len(entries) // columns))
+    figure.set_figheight(figure.get_figheight() + 0.16 * -(-len(entries) // columns))
     figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns, columnspacing=1.2)
 
 
 def _columns_that_fit(labels: list[str], width: float) -> int:
-    """The most legend columns whose longest labels go side by side into `width` inches."""
+    """Legend columns in as few rows as go into `width` inches, no more of them than fill these rows."""
     for columns in range(len(labels), 1, -1):
         parts = np.array_split(np.array([len(label) for label in labels]), columns)  # as matplotlib shares them out
-        if sum(0.55 + 0.055 * int(part.max()) for part in parts) <= width:
-            return columns
+        if sum(0.52 + 0.06 * int(part.max()) for part in parts) <= width:
+            return -(-len(labels) // -(-len(labels) // columns))
     return 1
 
 

@@ -122,8 +122,7 @@ def try_settings(
     editing: EditSettings,
     contexts: Path,
     statistics: Path,
-    null_space: Path,
-    directions: Path,
+    spectra: Sequence[Path],
     batch_size: int,
     seed: int,
 ) -> pd.DataFrame:
@@ -139,7 +138,7 @@ def try_settings(
         raise InputError(f"{requests} has {len(every)} usable records, the study asks for {edits} held-out edits")
     stream = every[:edits]
     moments = Statistics.load(statistics, device=parts.device)
-    spectra = Spectra.load(null_space, directions, device=parts.device)
+    decomposed = Spectra.load(spectra, device=parts.device)
     prefixes = Contexts.read(contexts)
     pretrained = {i: parts.weight(i).clone() for i in range(parts.n_layers)}
     rows: list[dict[str, Any]] = []
@@ -154,7 +153,7 @@ def try_settings(
             values=editing.values,
             contexts=prefixes,
             statistics=moments,
-            spectra=spectra,
+            spectra=decomposed,
             seed=seed,
             energy_every=edits + 1,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -45,8 +46,9 @@ class Workplace:
         config: Sequence[str] = ("study=smoke",),
         cores: int = 2,
         environment: Mapping[str, str] | None = None,
+        memory: int = resource.RLIM_INFINITY,
     ) -> subprocess.Popen[str]:
-        """Start the repository's workflow here, in a process group of its own."""
+        """Start the repository's workflow here, in a process group of its own; each process gets ``memory`` bytes."""
         command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--snakefile", str(ROOT / "Snakefile")]
         command += ["--workflow-profile", str(ROOT / "profiles" / "default"), *arguments]
         command += ["--config", *config] if config else []
@@ -59,6 +61,7 @@ class Workplace:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (memory, memory)),
         )
 
     def snakemake(self, *arguments: str, **options: Any) -> Run:

@@ -14,7 +14,7 @@ import pandas as pd
 from sphere.tables.intervals import NO_INTERVAL, Interval, over_seeds
 from sphere.tables.neurons import COLUMNS as NEURON_COLUMNS
 from sphere.tables.summaries import headline_ability, load
-from sphere.tables.trajectories import energy_by_batch, trajectories
+from sphere.tables.trajectories import RUN, energy_by_batch, trajectories
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested here"
 
@@ -53,6 +53,8 @@ class Part:
     statistic: str
     unit: str
     by_seed: Mapping[int, float]
+    left_out: tuple[str, ...] = ()
+    """Parts that a mean over parts could not use, since a seed of theirs has no number."""
 
     @property
     def interval(self) -> Interval:
@@ -97,12 +99,25 @@ def pooled(name: str, statistic: str, unit: str, parts: Iterable[Part]) -> Part:
     A part that lacks a seed which others have is left out, so that every seed's mean is over the same parts; where
     that would leave none, the seeds that all parts have are used.
     """
-    known = [{seed: value for seed, value in part.by_seed.items() if isfinite(value)} for part in parts]
-    known = [values for values in known if values]
-    seeds = set().union(*known)
-    known = [values for values in known if values.keys() == seeds] or known
+    each = list(parts)
+    finite = [{seed: value for seed, value in part.by_seed.items() if isfinite(value)} for part in each]
+    seeds = set().union(*finite)
+    some = [values for values in finite if values]
+    known = [values for values in some if values.keys() == seeds] or some
+    left_out = tuple(part.name for part, values in zip(each, finite, strict=True) if values not in known)
     common = sorted(seed for seed in seeds if all(seed in values for values in known))
-    return Part(name, statistic, unit, {seed: float(np.mean([values[seed] for values in known])) for seed in common})
+    means = {seed: float(np.mean([values[seed] for values in known])) for seed in common}
+    return Part(name, statistic, unit, means, left_out)
+
+
+def stopped_streams(paths: pd.DataFrame) -> dict[str, int]:
+    """Method -> how many of its streams ended before the last checkpoint of their model and dataset."""
+    if paths.empty:
+        return {}
+    last = paths.groupby(["model", "dataset"])["edits"].transform("max")
+    reached = (paths["edits"] == last).groupby([paths[key] for key in RUN], sort=False).any()
+    short = reached[~reached].reset_index()
+    return {str(method): len(own) for method, own in short.groupby("method", sort=False)}
 
 
 def by_seed_of(frame: pd.DataFrame, column: str) -> dict[int, float]:
@@ -122,7 +137,8 @@ def place(model: Any, dataset: Any) -> str:
 def said_of(part: Part) -> str:
     interval = part.interval
     bounds = f" [{signed(interval.low)}, {signed(interval.high)}]" if isfinite(interval.low) else ""
-    return f"{signed(interval.mean)} {part.unit}{bounds}".strip() if interval.n else str(nan)
+    unit = f" {part.unit}" if part.unit else ""
+    return f"{signed(interval.mean)}{unit}{bounds}" if interval.n else str(nan)
 
 
 def signed(value: float) -> str:

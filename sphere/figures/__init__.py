@@ -57,8 +57,8 @@ def _sensitivity(read: Selection, stem: Path, published: Path | None) -> None:
 
 def _groups(tables: Path, model: str | None, dataset: str | None) -> dict[str, Mapping[str, Weight]]:
     return {
-        f"{own_model}, {dataset_label(own_dataset)}": weights
-        for (own_model, own_dataset), weights in sampled_weights(tables).items()
+        f"{own_model}\n{dataset_label(own_dataset)}, layer {layer}": weights
+        for (own_model, own_dataset, layer), weights in sampled_weights(tables).items()
         if model in (None, own_model) and dataset in (None, own_dataset)
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from sphere.figures.panels import band, combinations, empty, panel_title
-from sphere.style import COLUMN, PAGE, drawing, fit_integers, grid, legend_above, look, say_nothing_to_draw
+from sphere.figures.panels import ACROSS, band, combinations, empty, in_rows, percent, row_label
+from sphere.style import PAGE, drawing, fit_integers, grid, legend_above, look, say_nothing_to_draw, width_of
 from sphere.tables.layout import (
     METRICS,
     PRE_EDITED,
     ability_label,
-    family_label,
+    dataset_label,
     family_of,
     method_label,
     ordered_methods,
@@ -33,8 +33,8 @@ def general_ability(by_method: pd.DataFrame, stem: Path) -> None:
     `by_method` is general_ability_by_method.
     """
     families = sorted(by_method["family"].unique(), key=family_rank)
-    titles = {family: ability_label(family) for family in families}
-    _curves(by_method, "family", titles, "Score (%)", stem, "no general-ability score")
+    titles = {family: ability_label(family).replace(", ", ",\n") for family in families}
+    _curves(by_method, "family", titles, lambda _: "score (%)", stem, "no general-ability score")
 
 
 def editing_curves(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str, str] | None = None) -> None:
@@ -42,10 +42,18 @@ def editing_curves(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str
     wanted = [(families or {}).get(dataset, family_of(dataset)) for dataset in by_method["dataset"]]
     kept = by_method[(by_method["metric_family"] == wanted) & by_method["metric"].isin(METRICS)]
     titles = {metric: metric.capitalize() for metric in METRICS if metric in set(kept["metric"])}
-    _curves(kept, "metric", titles, "Accuracy over all edits made (%)", stem, "no editing metric")
+    _curves(kept, "metric", titles, lambda dataset: percent(dataset, families), stem, "no editing metric")
 
 
-def _curves(by_method: pd.DataFrame, key: str, titles: Mapping[str, str], unit: str, stem: Path, reason: str) -> None:
+def _curves(
+    by_method: pd.DataFrame,
+    key: str,
+    titles: Mapping[str, str],
+    quantity: Callable[[str], str],
+    stem: Path,
+    reason: str,
+) -> None:
+    """One panel a value of the column `key`, under its title; `quantity(dataset)` is what the y axis shows."""
     edited = by_method[by_method["method"] != PRE_EDITED]
     found = combinations(edited)
     if not found:
@@ -53,16 +61,19 @@ def _curves(by_method: pd.DataFrame, key: str, titles: Mapping[str, str], unit: 
     # a symmetric interval of a share may reach beyond what a share can be: it is drawn as far as it can be
     shown = by_method.assign(value=100 * by_method["mean"], value_low=(100 * by_method["ci_low"]).clip(0, 100),
                              value_high=(100 * by_method["ci_high"]).clip(0, 100))  # fmt: skip
-    width = max(COLUMN, PAGE * min(1.0, len(titles) / 4 + 0.2))
-    with drawing(stem, width=width, height=0.15 + 1.85 * len(found)) as figure:
-        axes = grid(figure, len(found), len(titles))
-        for line, (model, dataset) in zip(axes, found, strict=True):
+    rows = [(model, dataset, names) for model, dataset in found for names in in_rows(list(titles), ACROSS)]
+    columns = max(len(names) for _, _, names in rows)
+    with drawing(stem, width=width_of(columns), height=0.15 + 1.85 * len(rows)) as figure:
+        axes = grid(figure, len(rows), columns)
+        for line, (model, dataset, names) in zip(axes, rows, strict=True):
             own = shown[(shown["model"] == model) & (shown["dataset"] == dataset)]
-            for axis, (name, title) in zip(line, titles.items(), strict=True):
+            for axis, name in zip(line, names, strict=False):
                 _curve_panel(axis, own[own[key] == name])
-                axis.set_title(title if len(found) == 1 else f"{title}\n{panel_title(model, dataset)}", loc="left")
+                axis.set_title(titles[name], loc="left")
+            for axis in line[len(names) :]:
+                axis.set_visible(False)
+            line[0].set_ylabel(row_label(model, dataset, quantity(dataset), several=len(found) > 1))
         figure.supxlabel("Edits made", fontsize=7)
-        figure.supylabel(unit, fontsize=7)
         legend_above(figure, list(axes.flat))
 
 
@@ -99,17 +110,18 @@ def plug_and_play(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str,
     found = [pair for pair, both in pairs.items() if both]
     if not found:
         return say_nothing_to_draw(stem, "no baseline was run both with and without the projection")
-    with drawing(stem, width=PAGE, height=0.55 + 1.9 * len(found)) as figure:
-        axes = grid(figure, len(found), len(METRICS), sharey="row")
+    heights = [0.6 + 0.29 * len(pairs[pair]) for pair in found]
+    with drawing(stem, width=PAGE, height=0.25 + sum(heights)) as figure:
+        axes = grid(figure, len(found), len(METRICS), sharex="row", sharey="row", height_ratios=heights)
         for line, (model, dataset) in zip(axes, found, strict=True):
             own = kept[(kept["model"] == model) & (kept["dataset"] == dataset)]
             for axis, metric in zip(line, METRICS, strict=True):
                 _bars(axis, own[own["metric"] == metric], pairs[model, dataset])
-                axis.set_title(f"{metric.capitalize()}\n{panel_title(model, dataset)}", loc="left")
-            top = line[0].get_ylim()[1]
-            line[0].set_ylim(0, max(1.08 * top, 1.0))  # room for the numbers; all at 0 still gets an axis
-            family = (families or {}).get(dataset, family_of(dataset))
-            line[0].set_ylabel(f"{family_label(family).capitalize()} (%)")
+                axis.set_title(metric.capitalize(), loc="left")
+                axis.set_xlabel(percent(dataset, families).capitalize())
+            line[0].set_xlim(0, max(1.25 * line[0].get_xlim()[1], 1.0))  # room for the numbers; all at 0 has an axis
+            if len(found) > 1:
+                line[0].set_ylabel(f"{model}\n{dataset_label(dataset)}")
         handles = [
             Patch(facecolor="#BBBBBB", edgecolor="#222222", linewidth=0.6, label="without the projection"),
             Patch(facecolor="white", edgecolor="#222222", linewidth=0.6, hatch="////", label="with the projection"),
@@ -118,7 +130,7 @@ def plug_and_play(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str,
 
 
 def _bars(axis: Axes, own: pd.DataFrame, pairs: list[tuple[str, str]]) -> None:
-    axis.grid(False, axis="x")
+    axis.grid(False, axis="y")
     for position, pair in enumerate(pairs):
         colour = look(pair[0]).colour
         for offset, method in zip((-0.2, 0.2), pair, strict=True):
@@ -130,15 +142,14 @@ def _bars(axis: Axes, own: pd.DataFrame, pairs: list[tuple[str, str]]) -> None:
             reach = [[mean - low], [high - mean]] if np.isfinite(low) else None
             plain: dict[str, Any] = {"color": colour, "edgecolor": "#222222"}
             hatched: dict[str, Any] = {"color": "white", "edgecolor": colour, "hatch": "////"}
-            axis.bar(
-                position + offset, mean, 0.38, linewidth=0.6, yerr=reach, ecolor="#222222", capsize=2,
+            axis.barh(
+                position + offset, mean, 0.38, linewidth=0.6, xerr=reach, ecolor="#222222", capsize=1.5,
                 error_kw={"linewidth": 0.8}, **(hatched if method == pair[1] else plain),
             )  # fmt: skip
-            axis.annotate(f"{mean:.1f}", (position + offset, high if reach else mean), xytext=(0, 2), ha="center",
-                          textcoords="offset points", fontsize=5.5)  # fmt: skip
-    axis.set_xticks(range(len(pairs)), [method_label(base) for base, _ in pairs],
-                    rotation=30 if len(pairs) > 3 else 0, ha="right" if len(pairs) > 3 else "center")  # fmt: skip
-    axis.set_xlim(-0.6, len(pairs) - 0.4)
+            axis.annotate(f"{mean:.1f}", (high if reach else mean, position + offset), xytext=(3, -0.5), va="center",
+                          textcoords="offset points")  # fmt: skip
+    axis.set_yticks(range(len(pairs)), [method_label(base) for base, _ in pairs])
+    axis.set_ylim(len(pairs) - 0.5, -0.5)  # the first pair on top
 
 
 def sensitivity(grids: Mapping[str, pd.DataFrame], stem: Path) -> None:
@@ -155,7 +166,7 @@ def sensitivity(grids: Mapping[str, pd.DataFrame], stem: Path) -> None:
     }
     columns = min(2, len(tables))
     rows = -(-len(tables) // columns)
-    with drawing(stem, width=PAGE * columns / 2, height=2.7 * rows) as figure:
+    with drawing(stem, width=width_of(columns), height=2.7 * rows) as figure:
         axes = figure.subplots(rows, columns, squeeze=False)
         for axis, (title, table) in zip(axes.flat, tables.items(), strict=False):
             values = table.to_numpy(dtype=float)
@@ -177,7 +188,7 @@ def _numbers(axis: Axes, values: NDArray[np.float64], shade: NDArray[np.float64]
     for (row, column), value in np.ndenumerate(values):
         colour = "black" if not np.isfinite(value) or shade[row, column] > 0.55 else "white"
         said = f"{value:.1f}" if np.isfinite(value) else "–"
-        axis.text(column, row, said, ha="center", va="center", color=colour, fontsize=6.5)
+        axis.text(column, row, said, ha="center", va="center", color=colour, fontsize=7)
 
 
 def training(curves: pd.DataFrame, stem: Path) -> None:
@@ -189,14 +200,14 @@ def training(curves: pd.DataFrame, stem: Path) -> None:
     if known.empty:
         return say_nothing_to_draw(stem, "this study trains no model of its own")
     models = list(known["model"].unique())
-    with drawing(stem, width=min(PAGE, COLUMN * len(models)), height=3.2) as figure:
+    with drawing(stem, width=width_of(len(models)), height=3.2) as figure:
         axes = grid(figure, 2, len(models), sharex="col")
         for (upper, lower), model in zip(axes.T, models, strict=True):
             own = known[known["model"] == model].sort_values("step")
             loss, facts = own.dropna(subset=["loss"]), own.dropna(subset=["fact_accuracy"])
-            upper.plot(loss["step"], loss["loss"], color="#0072B2")
+            upper.plot(loss["step"], loss["loss"], color="#222222")
             upper.set_title(str(model), loc="left")
-            lower.plot(facts["step"], 100 * facts["fact_accuracy"], color="#D5330E", marker="o", markersize=3)
+            lower.plot(facts["step"], 100 * facts["fact_accuracy"], color="#222222", marker="o", markersize=3)
             lower.set_ylim(-4, 104)
             lower.set_xlabel("Training step")
         axes[0, 0].set_ylabel("Loss (nats a token)")

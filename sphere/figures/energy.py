@@ -11,9 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
-from sphere.figures.panels import band, combinations, empty, in_rows, panel_title
+from sphere.figures.panels import ACROSS, band, combinations, empty, in_rows, panel_title, percent, row_label
 from sphere.style import (
-    COLUMN,
     ENERGY_LOOK,
     METRIC_LOOKS,
     PAGE,
@@ -24,12 +23,12 @@ from sphere.style import (
     log_limits,
     look,
     say_nothing_to_draw,
+    width_of,
 )
-from sphere.tables.intervals import Correlation, spearman
-from sphere.tables.layout import METRICS, method_label, ordered_methods
-from sphere.tables.trajectories import early_warnings, seed_means, steps
+from sphere.tables.intervals import Correlation, over_seeds, spearman
+from sphere.tables.layout import METRICS, family_label, family_of, method_label, ordered_methods
+from sphere.tables.trajectories import early_warnings, energy_correlations, seed_means, steps
 
-ACROSS = 4  # panels side by side
 ELLIPSE_POINTS = 6  # a normal distribution fitted to fewer says nothing
 FILLED_ELLIPSES = 5  # with more methods than this, only outlines: fills would cover one another
 
@@ -37,8 +36,8 @@ FILLED_ELLIPSES = 5  # with more methods than this, only outlines: fills would c
 def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
     """Figure 1: HE (right axis) and the three accuracies (left) against edits made, one panel a method.
 
-    `paths` is trajectories(); mean over seeds with its 95 % interval. Above each panel Spearman's r_s between the
-    drawn HE and each metric, with p. The right axes of one model and dataset are the same, so HE compares.
+    `paths` is trajectories(); mean over seeds with its 95 % interval. Above each panel Spearman's r_s between HE
+    and each metric, as `_correlations` says it. The right axes of one model and dataset are the same, so HE compares.
     """
     rows = [
         (model, dataset, methods)
@@ -49,11 +48,12 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
         return say_nothing_to_draw(stem, "no checkpoint with editing metrics or energy")
     columns = max(len(methods) for _, _, methods in rows)
     several = len(combinations(paths)) > 1
-    with drawing(stem, width=max(COLUMN, PAGE * columns / ACROSS), height=0.2 + 1.9 * len(rows)) as figure:
+    with drawing(stem, width=width_of(columns), height=0.2 + 1.9 * len(rows)) as figure:
         axes = grid(figure, len(rows), columns, sharey=True)
         for line, (model, dataset, methods) in zip(axes, rows, strict=True):
             place = seed_means(_of(paths, model, dataset), ["method", "edits"], ["he", "he_change", *METRICS])
             limits = _energy_limits(place)
+            ranks = energy_correlations(_of(paths, model, dataset))
             for axis, method in zip(line, methods, strict=False):
                 own = place[place["method"] == method]
                 for metric in METRICS:
@@ -61,14 +61,12 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
                 axis.set_ylim(-4, 104)
                 fit_integers(axis, own["edits"])
                 _energy_axis(axis, own, limits, labelled=method == methods[-1])
-                title = f"{method_label(method)}\n{_correlations(own)}"
-                axis.set_title(title, loc="left", linespacing=1.2, fontsize=6.5)
-            if several:
-                line[0].set_ylabel(panel_title(model, dataset))
+                title = f"{method_label(method)}\n{_correlations(ranks[ranks['method'] == method])}"
+                axis.set_title(title, loc="left", linespacing=1.2, fontsize=7)
+            line[0].set_ylabel(row_label(model, dataset, percent(dataset), several=several))
             for axis in line[len(methods) :]:
                 axis.set_visible(False)
         figure.supxlabel("Edits made", fontsize=7)
-        figure.supylabel("Accuracy over all edits made (%)", fontsize=7)
         legend_above(figure, figure.axes)
 
 
@@ -92,12 +90,20 @@ def _energy_limits(place: pd.DataFrame) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _correlations(own: pd.DataFrame) -> str:
-    lines = []
-    for metric in METRICS:
-        found = spearman(own["he"], own[metric])
-        lines.append(f"{metric[:3].capitalize()}. {_said(found)}")
-    return "\n".join(lines)
+def _correlations(found: pd.DataFrame) -> str:
+    """A line a metric from rows of energy_correlations(), one a seed and metric."""
+    said = {metric: _mean_said(found[found["metric"] == metric]) for metric in METRICS}
+    return "\n".join(f"{metric[:3].capitalize()}. {each}" for metric, each in said.items()).replace("$ = ", "$ ")
+
+
+def _mean_said(found: pd.DataFrame) -> str:
+    """One seed: its r_s and p. Several: the mean of their r_s with the half-width of its 95 % interval."""
+    over = over_seeds(found["r"])
+    if len(found) == 1 or not over.n:
+        first = found.iloc[0]
+        return _said(Correlation(first["r"], first["p"], first["n"]))
+    spread = f"± {over.half_width:.2f}" if over.n > 1 else "(one seed)"
+    return f"$r_s$ = {over.mean:.2f} {spread}".replace("-", "−")
 
 
 def _said(found: Correlation) -> str:
@@ -112,8 +118,8 @@ def energy_change(paths: pd.DataFrame, stem: Path) -> None:
     """Figure 2: |change of HE| against |change of accuracy| between checkpoints, one panel a metric.
 
     One point a stream and pair of checkpoints; 95 % ellipse of each method's points where there are `ELLIPSE_POINTS`
-    or more, and the least-squares line over all points, both in the coordinates drawn: log10 of the HE change, points
-    of accuracy.
+    or more, cut where a change of accuracy must end, and the least-squares line over all points, both in the
+    coordinates drawn: log10 of the HE change, points of accuracy.
     """
     moved = steps(paths)
     moved = moved.assign(he_step=moved["he_step"].abs(), **{metric: moved[metric].abs() for metric in METRICS})
@@ -129,10 +135,11 @@ def energy_change(paths: pd.DataFrame, stem: Path) -> None:
                 axis.set_xscale("log")
                 points = own[own[metric].notna()]
                 _change_panel(axis, points, metric)
-                where = f"{panel_title(model, dataset)}: {metric}" if len(found) > 1 else metric.capitalize()
                 correlation = _said(spearman(points["he_step"], points[metric]))
-                axis.set_title(f"{where}\n{correlation}, n = {len(points)}", loc="left", linespacing=1.2)
-            line[0].set_ylabel("|Δ accuracy| (points)")
+                title = f"{metric.capitalize()}\n{correlation}, n = {len(points)}"
+                axis.set_title(title, loc="left", linespacing=1.2)
+            quantity = f"|Δ {family_label(family_of(dataset))}| (points)"
+            line[0].set_ylabel(row_label(model, dataset, quantity, several=len(found) > 1))
         for axis in axes[-1]:
             axis.set_xlabel("|Δ HE| (% of pretrained)")
         legend_above(figure, list(axes.flat))
@@ -141,23 +148,29 @@ def energy_change(paths: pd.DataFrame, stem: Path) -> None:
 def _change_panel(axis: Axes, own: pd.DataFrame, metric: str) -> None:
     if own.empty:
         return empty(axis)
+    held = own[["he_step", metric]].to_numpy()  # what the axes have to hold: the points, then the ellipses too
     for method in ordered_methods(own["method"]):
-        points = own[own["method"] == method]
-        axis.scatter(points["he_step"], points[metric], s=14, linewidth=0.7, zorder=3, **look(method).points)
-        outline = ellipse(np.log10(points["he_step"].to_numpy()), points[metric].to_numpy())
-        if outline is not None and len(points) >= ELLIPSE_POINTS:
+        points, style = own[own["method"] == method], look(method)
+        fitted = len(points) >= ELLIPSE_POINTS
+        axis.plot([], [], **{**style.line, "linestyle": style.dash if fitted else "none"})  # for the legend
+        axis.plot(points["he_step"], points[metric], **{**style.line, "label": "_nolegend_", "linestyle": "none"})
+        outline = ellipse(np.log10(points["he_step"].to_numpy()), points[metric].to_numpy()) if fitted else None
+        if outline is not None:
+            x, y = 10 ** outline[:, 0], outline[:, 1]
+            possible = (y >= 0) & (y <= 100)
             if own["method"].nunique() <= FILLED_ELLIPSES:
-                axis.fill(10 ** outline[:, 0], outline[:, 1], facecolor=look(method).colour, alpha=0.12, linewidth=0)
-            axis.plot(10 ** outline[:, 0], outline[:, 1], color=look(method).colour, linewidth=0.7)
+                axis.fill(x, y.clip(0, 100), facecolor=style.colour, alpha=0.12, linewidth=0)
+            axis.plot(x, np.where(possible, y, np.nan), color=style.colour, linestyle=style.dash, linewidth=0.9)
+            held = np.concatenate([held, np.stack([x, y], axis=1)[possible]])
     x, y = np.log10(own["he_step"].to_numpy()), own[metric].to_numpy()
     if len(x) >= 3 and np.ptp(x) > 0:
         at = np.linspace(x.min(), x.max(), 100)
-        fitted, low, high = regression(x, y, at)
-        axis.plot(10**at, fitted, color="#222222", linewidth=1.0, zorder=2)
+        line, low, high = regression(x, y, at)
+        axis.plot(10**at, line, color="#222222", linewidth=1.4, zorder=2, label="least squares, all points")
         axis.fill_between(10**at, low, high, color="#222222", alpha=0.08, linewidth=0)
-    axis.set_xlim(log_limits(10**x))
-    top = float(y.max()) or 1.0
-    axis.set_ylim(-0.05 * top, 1.2 * top)
+    axis.set_xlim(log_limits(held[:, 0]))
+    top = float(held[:, 1].max()) or 1.0
+    axis.set_ylim(-0.05 * top, 1.08 * top)
 
 
 def ellipse(x: NDArray[np.float64], y: NDArray[np.float64], *, level: float = 0.95) -> NDArray[np.float64] | None:
@@ -191,8 +204,9 @@ def regression(
 
 
 def theorem_bound(energy: pd.DataFrame, stem: Path) -> None:
-    """Theorem 1: measured ||dV|| against its bound (dHE / K)^2, one point a layer and batch, log axes."""
+    """Theorem 1: measured ||dV|| on text keys against its bound (dHE / K)^2, one point a layer and batch, log axes."""
     needed = {"perturbation", "bound"}
+    energy = energy[energy["batch"] > 0]
     known = energy.dropna(subset=list(needed)) if needed <= set(energy.columns) else energy.iloc[:0]
     known = known[np.isfinite(known["bound"]) & np.isfinite(known["perturbation"])] if len(known) else known
     drawn = known[(known["bound"] > 0) & (known["perturbation"] > 0)] if len(known) else known
@@ -201,7 +215,7 @@ def theorem_bound(energy: pd.DataFrame, stem: Path) -> None:
         return say_nothing_to_draw(stem, "no batch with a positive bound and a measured perturbation")
     columns = min(2, len(found))
     rows = -(-len(found) // columns)
-    with drawing(stem, width=PAGE * columns / 2, height=0.1 + 2.8 * rows) as figure:
+    with drawing(stem, width=width_of(columns), height=0.2 + 2.8 * rows) as figure:
         axes = grid(figure, rows, columns)
         for axis, (model, dataset) in zip(axes.flat, found, strict=False):
             own, every = _of(drawn, model, dataset), _of(known, model, dataset)
@@ -218,12 +232,12 @@ def theorem_bound(energy: pd.DataFrame, stem: Path) -> None:
             axis.fill_between([left, right], [left, right], bottom, color="#222222", alpha=0.07, linewidth=0)
             axis.set_xlim(left, right)
             axis.set_ylim(bottom, top)
-            holds = (every["perturbation"] >= every["bound"]).mean()
-            said = f"{panel_title(model, dataset)}\nholds for {100 * holds:.1f} % of {len(every):,} updates of a layer"
+            holds = int((every["perturbation"] >= every["bound"] * (1 - 1e-9)).sum())  # as claim C3 counts
+            said = f"{panel_title(model, dataset)}\nholds for {holds:,} of {len(every):,} updates of a layer"
             tightness = float((own["bound"] / own["perturbation"]).median())
             said += f"\nmedian bound / measured {_power(tightness)}"
             if len(own) < len(every):
-                said += f"; {len(every) - len(own):,} at 0 not drawn"
+                said += f"\n{len(every) - len(own):,} at 0 not drawn"
             axis.set_title(said, loc="left", linespacing=1.2)
             axis.set_xlabel(r"Bound $(\Delta\mathrm{HE}/K)^2$")
             axis.set_ylabel(r"Measured $\|\Delta V\|$")
@@ -241,17 +255,18 @@ def _power(value: float) -> str:
 def early_warning(
     paths: pd.DataFrame, batches: pd.DataFrame, stem: Path, *, change: float = 1.0, collapse: float = 0.5
 ) -> None:
-    """HE after every batch beside efficacy at every checkpoint, and which moved first.
+    """HE after every recorded batch, efficacy at every checkpoint, and which moved first.
 
-    A large marker stands where |change of HE| first passes `change` percent (left) and where efficacy first falls to
-    `collapse` of its best (right); a triangle on the right axis repeats the first, for the eye to measure the lead.
+    On the right a line a method leads from where |change of HE| first passes `change` percent (dashed on the left) to
+    where efficacy first falls to `collapse` of its best.
     """
     found = [each for each in combinations(paths) if len(_of(batches, *each))]
     if not found:
         return say_nothing_to_draw(stem, "no stream with energy and editing metrics")
-    with drawing(stem, width=PAGE, height=0.1 + 2.2 * len(found)) as figure:
-        axes = grid(figure, len(found), 2)
-        for (left, right), (model, dataset) in zip(axes, found, strict=True):
+    lanes = max(_of(paths, *each)["method"].nunique() for each in found)
+    with drawing(stem, width=PAGE, height=0.1 + max(2.2, 0.6 + 0.14 * lanes) * len(found)) as figure:
+        axes = grid(figure, len(found), 3)
+        for (left, middle, right), (model, dataset) in zip(axes, found, strict=True):
             own, energy = _of(paths, model, dataset), _of(batches, model, dataset)
             energy = energy.assign(size=energy["he_change"].abs())
             first = early_warnings(own, energy, change=change, collapse=collapse)
@@ -259,32 +274,28 @@ def early_warning(
                 lines = seed_means(energy[(energy["method"] == method) & (energy["edits"] > 0)], ["edits"], ["size"])
                 points = seed_means(own[own["method"] == method], ["edits"], ["efficacy"])
                 points[["efficacy_low", "efficacy_high"]] = points[["efficacy_low", "efficacy_high"]].clip(0, 100)
-                when = first[first["method"] == method][["warning_edits", "collapse_edits"]].mean()
-                _series(left, lines, "size", method, when["warning_edits"], batches=True)
-                _series(right, points, "efficacy", method, when["collapse_edits"])
-                if np.isfinite(when["warning_edits"]):
-                    right.plot(when["warning_edits"], 0, marker=6, color=look(method).colour, clip_on=False, zorder=5)
+                _series(left, lines, "size", method, batches=True)
+                _series(middle, points, "efficacy", method)
+            _leads(right, first)
             left.axhline(change, color="#222222", linewidth=0.8, linestyle="--")
             left.set_yscale("log")
             left.set_ylim(log_limits([change, *energy["size"][np.isfinite(energy["size"]) & (energy["size"] > 0)]]))
-            right.set_ylim(-4, 104)
-            limits = (0.0, 1.04 * float(max(own["edits"].max(), energy["edits"].max())))
-            rings = (
-                f"ring: first beyond {change:g} % (dashed)",
-                f"ring: first at {100 * collapse:g} % of its best; triangle: ring on the left",
-            )
-            for axis, quantity, ring in zip((left, right), ("|HE change| (%)", "Efficacy (%)"), rings, strict=True):
-                axis.set_xlim(limits)
-                axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-                axis.set_ylabel(quantity)
-                axis.set_title(f"{panel_title(model, dataset)}\n{ring}", loc="left", linespacing=1.2)
+            middle.set_ylim(-4, 104)
+            end = float(max(own["edits"].max(), energy["edits"].max()))
+            titles = (f"Energy\ndashed: {change:g} %", "Efficacy", "Lead\nfrom energy (|) to efficacy")
+            for axis, title in zip((left, middle, right), titles, strict=True):
+                axis.set_xlim(-0.04 * end, 1.04 * end)
+                axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+                axis.set_title(title, loc="left", linespacing=1.2)
+            left.set_ylabel(row_label(model, dataset, "|HE change| (%)", several=len(found) > 1))
+            middle.set_ylabel(f"Efficacy ({family_label(family_of(dataset))}, %)")
         for axis in axes[-1]:
             axis.set_xlabel("Edits made")
         legend_above(figure, list(axes.flat))
 
 
-def _series(axis: Axes, frame: pd.DataFrame, value: str, method: str, event: float, *, batches: bool = False) -> None:
-    """A line over the finite values, with a ring at the event; `batches`: many points, on a log axis."""
+def _series(axis: Axes, frame: pd.DataFrame, value: str, method: str, *, batches: bool = False) -> None:
+    """A line over the finite values; `batches`: many points, on a log axis."""
     known = frame[np.isfinite(frame[value])] if len(frame) else frame
     known = known[known[value] > 0] if batches else known
     if known.empty:
@@ -295,11 +306,20 @@ def _series(axis: Axes, frame: pd.DataFrame, value: str, method: str, event: flo
     if low.notna().any():
         floor = known[value].min() / 10 if batches else 0.0  # a log axis has no zero
         axis.fill_between(known["edits"], low.clip(lower=floor), high, color=look(method).colour, alpha=0.12, lw=0)
-    if np.isfinite(event):
-        values = np.log(known[value]) if batches else known[value]
-        height = float(np.interp(event, known["edits"], values))
-        axis.plot(event, np.exp(height) if batches else height, marker="o", markersize=8, markerfacecolor="none",
-                  markeredgecolor=look(method).colour, linestyle="none")  # fmt: skip
+
+
+def _leads(axis: Axes, first: pd.DataFrame) -> None:
+    """A lane a method: from where HE moved (a bar) to where the metric collapsed (the method's marker)."""
+    methods = ordered_methods(first["method"])
+    for lane, method in enumerate(methods):
+        when = first[first["method"] == method][["warning_edits", "collapse_edits"]].mean()
+        axis.plot(when, [lane, lane], **{**look(method).line, "markevery": [1]})
+        axis.plot(when["warning_edits"], lane, marker="|", markersize=8, markeredgewidth=1.2, color="#222222")
+        if when.isna().all():
+            axis.annotate("neither", (0, lane), xytext=(3, 0), textcoords="offset points", va="center")
+    axis.set_yticks(range(len(methods)), [method_label(method) for method in methods])
+    axis.set_ylim(len(methods) - 0.5, -0.5)  # the first method on top
+    axis.grid(False, axis="y")
 
 
 def _of(frame: pd.DataFrame, model: str, dataset: str) -> pd.DataFrame:

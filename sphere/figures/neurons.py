@@ -14,8 +14,8 @@ from sphere.style import COLUMN, PAGE, drawing, grid, look, say_nothing_to_draw
 from sphere.tables.layout import method_label, ordered_methods
 from sphere.tables.neurons import ORIGINAL, Weight, cosine_matrix, unit_rows
 
-ACROSS = 6
-Groups = Mapping[str, Mapping[str, Weight]]  # {panel row, such as "model, dataset": {"original" or method: weight}}
+ACROSS = 5
+Groups = Mapping[str, Mapping[str, Weight]]  # {"model, dataset, layer 5": {"original" or method: weight}}
 
 
 def neuron_cosine(groups: Groups, stem: Path) -> None:
@@ -42,12 +42,12 @@ def neuron_cosine(groups: Groups, stem: Path) -> None:
                 image = axis.imshow(matrices[label], cmap="cividis", vmin=-limit, vmax=limit, interpolation="nearest")
                 change = float(np.nanmean(np.abs(matrices[label] - matrices[ORIGINAL])))
                 name = "Original\n" if label == ORIGINAL else f"{method_label(label)}\n|Δcos| {change:.3f}"
-                axis.set_title(name, loc="left", fontsize=6.5, linespacing=1.2)
+                axis.set_title(name, loc="left", fontsize=7, linespacing=1.2)
                 axis.set_xlabel("neuron")
                 axis.set_xticks([])
                 axis.set_yticks([])
                 axis.spines[:].set_visible(False)
-            line[0].set_ylabel((f"{title}\n" if len(groups) > 1 else "") + "neuron")
+            line[0].set_ylabel(f"{title}\nneuron")
             for axis in line[len(labels) :]:
                 axis.set_visible(False)
             figure.colorbar(image, ax=list(line), label="Cosine", shrink=0.85)
@@ -74,7 +74,7 @@ def neuron_map(groups: Groups, stem: Path, *, seed: int = 0) -> None:
                 axis.plot(*np.stack([before, after]).transpose(2, 0, 1), color="#999999", linewidth=0.5, zorder=1)
                 axis.scatter(*before.T, s=7, facecolor="white", edgecolor="#777777", linewidth=0.5, zorder=2)
                 axis.scatter(*after.T, s=7, linewidth=0.5, zorder=3, **style.points)
-                axis.set_title(f"{title}\n{style.label}" if len(groups) > 1 else style.label, loc="left")
+                axis.set_title(f"{title}\n{style.label}", loc="left")
                 axis.tick_params(labelbottom=False, labelleft=False, length=0)
             for axis in line[len(labels) :]:
                 axis.set_visible(False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from sphere.style import Look
-from sphere.tables.layout import dataset_label
+from sphere.tables.layout import dataset_label, family_label, family_of
+
+ACROSS = 4  # panels side by side: with more, 7 pt text has no room
 
 
 def combinations(frame: pd.DataFrame) -> list[tuple[str, str]]:
@@ -30,6 +32,18 @@ def in_rows(items: Sequence[str], across: int) -> list[list[str]]:
 
 def panel_title(model: str, dataset: str) -> str:
     return f"{model}, {dataset_label(dataset)}"
+
+
+def percent(dataset: str, families: Mapping[str, str] | None = None) -> str:
+    """The quantity that a dataset's editing metrics are, such as "token accuracy (%)"."""
+    return f"{family_label((families or {}).get(dataset, family_of(dataset)))} (%)"
+
+
+def row_label(model: str, dataset: str, quantity: str, *, several: bool) -> str:
+    """The y label of a row of panels, which names model and dataset where a figure has several of them."""
+    if several:
+        return f"{model}\n{dataset_label(dataset)}, {quantity}"
+    return quantity[0].upper() + quantity[1:]
 
 
 def band(axis: Axes, frame: pd.DataFrame, value: str, look: Look) -> None:

@@ -53,9 +53,15 @@ def jobs_of(study: Study, machine: MachineSettings) -> list[Job]:
 def _neurons(jobs: Sequence[Job], study: Study, machine: MachineSettings) -> Job:
     """The comparison of all last states with their models, on one core: bound by reading."""
     last = [job for job in jobs if job.rule == "edit" and job.edits == study.study.edits]
-    folders = [costs.folder for model in study.models.values() if (costs := Costs(model, study, machine))]
+    models = [Costs(model, study, machine) for model in study.models.values()]
+    folders = [costs.folder for costs in models]
+    weights = [
+        costs.evaluated_weights(resolve(each, hyperparameters=costs.model.hyperparameters(each)))
+        for costs in models
+        for each in study.study.methods
+    ]
     read = sum(folders) + 2 * sum(job.written * job.count for job in last)
-    host = PYTHON[False] + max(folders) + max(job.written for job in last)
+    host = PYTHON[False] + max(folders) + max(weights)
     return Job("neurons", "", host=host, seconds=START + 2 * read / (machine.read * 1e9))
 
 

@@ -123,14 +123,34 @@ class Costs:
         past = 8 * self.sizes.moment if _accumulates(method) else 0
         return len(method.edited_layers(self.model.layers)) * (copies * self.sizes.wide * self.sizes.weight + past)
 
+    def evaluated_weights(self, method: Method) -> float:
+        """The part of a state that is evaluated."""
+        return len(method.edited_layers(self.model.layers)) * self.sizes.wide * self.sizes.weight
+
+    def editing_files(self, method: Method) -> float:
+        """What a job that edits reads beside a state."""
+        spectra = {"null_space": self.null_space_file, "directions": self.directions_file}
+        return self.folder + self.statistics_file + sum(spectra[name] for name in method.spectra)
+
     # ------------------------------------------------------------------------------------------ memory
 
     def _job(
-        self, rule: str, *, least: float, most: float | None = None, files: float = 0, seconds: float, **rest: Any
+        self,
+        rule: str,
+        *,
+        least: float,
+        most: float | None = None,
+        files: float = 0,
+        checked: float = 0,
+        seconds: float,
+        **rest: Any,
     ) -> Job:
-        """A job that holds ``least`` to ``most`` bytes where the model is, and reads ``files`` into main memory."""
+        """A job that holds ``least`` to ``most`` bytes where the model is, and reads ``files`` into main memory.
+
+        Of its input files it leaves ``checked`` bytes aside once they are verified.
+        """
         most = max(least, least if most is None else most)
-        reading = START + 2 * files / (self.machine.read * 1e9)
+        reading = START + (2 * files + checked) / (self.machine.read * 1e9)
         host = PYTHON[self.gpu] + files + (0 if self.gpu else most)
         if self.gpu:
             least, most = (CONTEXT + FRAGMENTATION * each for each in (least, most))
@@ -296,7 +316,7 @@ class Costs:
         """A stream's segments, evaluations and general-ability scores."""
         study, texts = self.study, texts_of(dataset)
         least, most = self.edit_memory(method)
-        files = self.folder + self.statistics_file + self.null_space_file + self.directions_file
+        files = self.editing_files(method)
         state, many = self.state_file(method), len(method.edited_layers(self.model.layers))
         names: dict[str, Any] = {"dataset": dataset, "method": name, "count": seeds}
         once = self.batch_seconds(method, texts) + self.energy_seconds(many) / study.energy_every
@@ -318,21 +338,23 @@ class Costs:
         groups = [[edits] for edits in study.checkpoints] if study.evaluate == "checkpoint" else [study.checkpoints]
         for group in groups:
             seconds = sum(self.evaluation_seconds(edits, texts) for edits in group)
-            yield self._evaluation(held, seconds, self.folder + state, edits=group[-1], **names)
+            weights = self.evaluated_weights(method)
+            read: dict[str, Any] = {"files": self.folder + weights, "checked": len(group) * (state - weights)}
+            yield self._evaluation(held, seconds, edits=group[-1], **read, **names)
             if study.tasks is not None:
-                yield self._ability(held, len(group), self.folder + state, edits=group[-1], **names)
+                yield self._ability(held, len(group), edits=group[-1], **read, **names)
 
     def pre_edited(self, dataset: str) -> Job:
         seconds = self.evaluation_seconds(self.study.edits, texts_of(dataset))
-        return self._evaluation(self.folder, seconds, self.folder, dataset=dataset, method="pre-edited")
+        return self._evaluation(self.folder, seconds, files=self.folder, dataset=dataset, method="pre-edited")
 
     def ability_pre_edited(self) -> Job:
-        return self._ability(self.folder, 1, self.folder, method="pre-edited")
+        return self._ability(self.folder, 1, files=self.folder, method="pre-edited")
 
     def tuning(self, method: Method, name: str) -> Iterator[Job]:
         """Settings tried on held-out edits: the search, and the map over eta and alpha."""
         study, (least, most) = self.study, self.edit_memory(method)
-        files = self.folder + self.statistics_file + self.null_space_file + self.directions_file
+        files = self.editing_files(method)
         for rule, tried, edits in (
             ("tune", study.tuning and study.tuning.trials, study.tuning and study.tuning.edits),
             (
@@ -351,15 +373,15 @@ class Costs:
             once += sum(self.evaluation_seconds(each, COUNTERFACT) for each in measured)
             yield self._job(rule, least=least, most=most, files=files, seconds=tried * once, method=name)
 
-    def _evaluation(self, held: float, seconds: float, files: float, **names: Any) -> Job:
+    def _evaluation(self, held: float, seconds: float, **names: Any) -> Job:
         s = self.sizes
         rule = "evaluate_pre_edited" if names.get("method") == "pre-edited" else "evaluate"
         logits = 512 * s.shape.vocabulary * (s.bytes + 2 * 4)
         token = s.passed + (s.cached if self.study.generation else 0)
         least, most = (held + logits + tokens * token for tokens in (100, DEFAULT_TOKEN_BUDGET))
-        return self._job(rule, least=least, most=most, files=files, seconds=seconds, **names)
+        return self._job(rule, least=least, most=most, seconds=seconds, **names)
 
-    def _ability(self, held: float, states: int, files: float, **names: Any) -> Job:
+    def _ability(self, held: float, states: int, **names: Any) -> Job:
         s, tasks = self.sizes, self.study.tasks
         assert tasks is not None
         rule = "ability_pre_edited" if names.get("method") == "pre-edited" else "ability"
@@ -369,7 +391,7 @@ class Costs:
         seconds = states * (scoring + self.generating(items, rows, ABILITY["generated"]))
         logits = rows * ABILITY["prompt"] * s.shape.vocabulary * (s.bytes + 2 * 4)
         least = held + logits + rows * length * (s.passed + s.cached)
-        return self._job(rule, least=least, files=files, seconds=seconds, **names)
+        return self._job(rule, least=least, seconds=seconds, **names)
 
 
 def _restrains(method: Method) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from sphere.artifacts import read_json
-from sphere.config import ModelConfig, PathSource, ShapeSettings, WorldSource
+from sphere.config import ModelConfig, PathSource, ShapeSettings, WorldSource, validated
 from sphere.errors import InputError
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
@@ -107,28 +106,37 @@ def shape_of(model: ModelConfig) -> ShapeSettings:
         return ShapeSettings(width=t.width, inner=t.inner, depth=t.depth, heads=t.heads, vocabulary=t.vocabulary)
     if model.shape is not None:
         return model.shape
-    missing = f"models/{model.name}.yaml: shape is missing: copy the model's dimensions from its config.json "
+    where = f"models/{model.name}.yaml: shape is missing: copy the model's dimensions from its config.json"
     if isinstance(model.source, PathSource):
-        found = _read_shape(model.source.path / "config.json")
-        try:
-            return ShapeSettings.model_validate(found)
-        except ValidationError as error:
-            missing += f"(there is no {error.errors()[0]['loc'][0]} in {model.source.path / 'config.json'}) "
-    raise InputError(missing + "(config/README.md says which)")
+        path = model.source.path / "config.json"
+        return validated(ShapeSettings, _read_shape(path), f"{where} (config/README.md says which), or mend {path}")
+    raise InputError(f"{where} (config/README.md says which)")
 
 
 def _read_shape(path: Path) -> dict[str, Any]:
     """What a config.json says of a model's dimensions; its MLP is taken to have a gate, which makes it larger."""
-    there = read_json(path)
+    there = _read_config(path)
     found = {key: there[name] for key, names in CONFIG_KEYS.items() for name in names if there.get(name) is not None}
     if "inner" not in found and "width" in found:
         found["inner"] = 4 * found["width"]
     return found
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    """The content of a config.json; InputError unless it is an object whose dimensions are integers."""
+    there = read_json(path)
+    if not isinstance(there, dict):
+        raise InputError(f'{path} is no model\'s: it must hold an object, such as {{"hidden_size": 4096, ...}}')
+    for names in CONFIG_KEYS.values():
+        for name in names:
+            if not isinstance(there.get(name), int | None):  # that of tie_word_embeddings is true or false
+                raise InputError(f"{path}: {name} is {reprlib.repr(there[name])}, no integer: mend it")
+    return there
+
+
 def check_shape(name: str, shape: ShapeSettings, folder: Path) -> None:
     """Hold the ``shape`` of models/NAME.yaml against the config.json in ``folder``; InputError where they differ."""
-    there = read_json(folder / "config.json")
+    there = _read_config(folder / "config.json")
     for key, names in CONFIG_KEYS.items():
         said = getattr(shape, key)
         for other in names:

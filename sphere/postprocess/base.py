@@ -52,6 +52,10 @@ class PostProcess(BaseModel, ABC):
     """``update``: each update is replaced by the result before it is kept. ``evaluated``: applied to the sum
     of all updates since the pretrained weight, only for evaluation, and so is every post-process behind it; the
     next batch starts from the untouched weight."""
+    needs_directions: ClassVar[bool] = False
+    """Whether ``PostContext.directions`` is read."""
+    phase: ClassVar[str] = "post-process"
+    """What its seconds are counted under."""
     scope: Literal["layer", "batch"] = "batch"
     """When an ``update`` stage is applied: ``layer``, right after a layer is solved, so that later layers see
     the result; ``batch``, to every layer's update after the whole batch is solved."""

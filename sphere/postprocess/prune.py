@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from sphere.errors import InputError
+from sphere.errors import InputError, NumericalError
 from sphere.postprocess.base import PostContext, PostProcess, pair64, register
 
 if TYPE_CHECKING:
@@ -26,10 +26,13 @@ class Prune(PostProcess):
         import torch
 
         change, _ = pair64(update, context.pretrained)
-        largest = context.once(self, lambda pretrained: torch.linalg.matrix_norm(pretrained.double(), ord=2))
+        try:
+            largest = context.once(self, lambda pretrained: torch.linalg.matrix_norm(pretrained.double(), ord=2))
+            left, values, right = torch.linalg.svd(change, full_matrices=False)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # exported, but not to mypy
+            raise NumericalError("PRUNE's singular values did not converge: look for huge entries") from error
         if largest == 0:
             raise InputError("the pretrained weight is zero: PRUNE has no singular value to compare with")
-        left, values, right = torch.linalg.svd(change, full_matrices=False)
         excess = values > largest
         if not excess.any():
             return update.clone()

@@ -21,6 +21,8 @@ class Sphere(PostProcess):
     """
 
     name: ClassVar[str] = "sphere"
+    needs_directions: ClassVar[bool] = True
+    phase: ClassVar[str] = "projection"
 
     eta: float = Field(default=0.5, ge=0, le=1)
     """Share of the neurons' energy that U carries; 0 switches the projection off."""

@@ -1,13 +1,14 @@
-"""Side by side: every number that the paper prints, ours beside it, and the difference; what was not run says so."""
+"""Side by side: the paper's numbers, ours beside them, and the difference; what was not run says so."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isfinite, nan
+from math import hypot, isfinite, nan
 
 import pandas as pd
 
 from sphere.tables.editing import PAPER_PREFIX, PAPER_SUFFIX
+from sphere.tables.intervals import from_stderr
 from sphere.tables.layout import METRICS, dataset_label, method_label, paper_name
 from sphere.tables.render import Cell, Column, Row, Table
 from sphere.tables.stream import PAPER_MODELS
@@ -21,7 +22,7 @@ SPEED = {"edit_s": "seconds of a batch", "projection_s": "seconds of the project
 def comparison_table(
     tables: Mapping[str, Table], papers: Mapping[str, pd.DataFrame | None], by_method: pd.DataFrame
 ) -> Table:
-    """One row a number of the paper: ours with its 95 % interval, theirs with its ±, and the difference with ours.
+    """One row a number of the paper: ours with its 95 % interval, theirs with its ±, and the difference with both.
 
     `tables` are table1, runtime, spearman and sensitivity as they are printed, `papers` the published CSVs of the same
     names, `by_method` is editing_by_method, for what was run at all. The table is empty for a study without a model of
@@ -41,23 +42,30 @@ def comparison_table(
         cells = {
             "ours": Cell(found.value, found.half_width, note="" if known else NOT_RUN),
             "paper": Cell(paper, half),
-            "difference": Cell(found.value - paper, found.half_width, note="" if known else NOT_RUN),
+            "difference": Cell(found.value - paper, _both(found.half_width, half), note="" if known else NOT_RUN),
         }
         rows.append(Row(*place, cells))
     ends = by_method[by_method["edits"] > 0].groupby("model")["edits"].max()
     said = ", ".join(f"{model} {int(ends[model]):,}" for model in models.values() if model in ends)
     notes = [
         f"Ours: after the last checkpoint ({said} edits); the paper's Table 1 after 15,000, its Figure 1 over 5,000.",
-        "± of ours and of the difference: half-width of our 95 % interval; of the paper: its own. The paper does not "
-        "say on which model and dataset its Figure 1 and its sensitivity map were made.",
+        "± of ours: half-width of its 95 % interval, with one seed over records only; of the paper: as printed, one "
+        "standard error (config/published/README.md); of the difference: 95 %, of both where the paper has one.",
+        "The paper does not say on which model and dataset its Figure 1 and its sensitivity map were made.",
     ]
     return Table("comparison", title, "Value", columns, rows, notes)
+
+
+def _both(ours: float, theirs: float) -> float:
+    """Half-width of a difference: our half-width, with 95 % of the paper's ±, a standard error, where there is one."""
+    reach = from_stderr(0.0, theirs).half_width
+    return hypot(ours, reach) if isfinite(reach) else ours
 
 
 def _theirs(
     papers: Mapping[str, pd.DataFrame | None], models: Mapping[str, str]
 ) -> Iterator[tuple[Place, tuple[float, float]]]:
-    """Where each published number stands in the table, the number and its ±."""
+    """Where each published number stands in the table, the number and its ±; without the p of Figure 1."""
     frames = {name: paper for name, paper in papers.items() if paper is not None}
     for row in frames["table1"].to_dict("records"):
         for dataset, prefix in PAPER_PREFIX.items():

@@ -60,31 +60,42 @@ def gather_neurons(
 
     `originals` gives each model's pretrained weights by layer, and `edited` yields (names, weights by layer) with
     names = {model, dataset, method, seed, edits}; it may be a generator, since one set is looked at at a time.
-    Rows are sampled evenly from the first edited layer of the first stream of each model, dataset and method.
+    Rows are sampled evenly from the last edited layer of the first stream of each model, dataset and method.
     """
     rows: list[dict[str, Any]] = []
     kept: dict[str, NDArray[np.float32]] = {}
+    sampled: set[tuple[str, ...]] = set()
     for names, weights in edited:
         original = originals[names["model"]]
         for layer in sorted(weights):
             change = cosine_change(original[layer], weights[layer])
             rows.append({**{key: names[key] for key in STREAM}, "layer": layer, "cosine_change": change})
-        first = min(weights)
-        for label, weight in ((ORIGINAL, original[first]), (names["method"], weights[first])):
-            kept.setdefault(f"{names['model']}/{names['dataset']}/{label}", _sample(weight))
+        last, stream = max(weights), tuple(names[key] for key in ("model", "dataset", "method"))
+        if stream not in sampled:
+            sampled.add(stream)
+            for label, weight in ((ORIGINAL, original[last]), (names["method"], weights[last])):
+                kept["/".join([*stream[:2], str(last), label])] = _sample(weight)
     tables.mkdir(parents=True, exist_ok=True)
     write(pd.DataFrame(rows), tables / "neuron_cosine.csv", COLUMNS)
     with write_atomically(tables / "neurons.safetensors") as path:
         save_file(kept, path)
 
 
-def sampled_weights(tables: Path) -> dict[tuple[str, str], dict[str, NDArray[np.float32]]]:
-    """{(model, dataset): {"original" or method: sampled rows}} of neurons.safetensors; empty if it is not there."""
+def sampled_weights(tables: Path) -> dict[tuple[str, str, int], dict[str, NDArray[np.float32]]]:
+    """{(model, dataset, layer): {"original" or method: sampled rows}} of neurons.safetensors; empty without it.
+
+    A model and dataset have one layer there, that which the most methods have a sample of: only rows of one weight
+    compare. Methods that edit another one (FT, in the paper's settings) are left out.
+    """
     path = tables / "neurons.safetensors"
-    found: dict[tuple[str, str], dict[str, NDArray[np.float32]]] = {}
+    layers: dict[tuple[str, str], dict[int, dict[str, NDArray[np.float32]]]] = {}
     for key, weight in sorted(load_file(path).items()) if path.exists() else ():
-        model, dataset, label = key.split("/")
-        found.setdefault((model, dataset), {})[label] = weight
+        model, dataset, layer, label = key.split("/")
+        layers.setdefault((model, dataset), {}).setdefault(int(layer), {})[label] = weight
+    found = {}
+    for (model, dataset), by_layer in layers.items():
+        shared = max(by_layer, key=lambda layer: (len(by_layer[layer]), -layer))
+        found[model, dataset, shared] = by_layer[shared]
     return found
 
 

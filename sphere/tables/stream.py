@@ -36,8 +36,8 @@ MEASURING_PHASES = ("energy",)  # time spent measuring is no part of an edit
 def batch_seconds(timing: pd.DataFrame) -> pd.DataFrame:
     """One row a stream: RUN, edit_s (mean seconds of a batch, projection included), projection_s, ratio_percent.
 
-    The ratio is of the summed seconds. Phases that measure (`MEASURING_PHASES`) are no part of an edit. Batch 0, the
-    state before any edit, is left out.
+    The ratio is of the summed seconds. Every phase is part of an edit, the other post-processes' too, but those that
+    measure (`MEASURING_PHASES`). Batch 0, the state before any edit, is left out.
     """
     rows: list[dict[str, Any]] = []
     kept = timing[~timing["phase"].isin(MEASURING_PHASES) & (timing["batch"] > 0)]
@@ -181,7 +181,7 @@ def spearman_table(editing: pd.DataFrame, energy: pd.DataFrame, paper: pd.DataFr
     points = sorted({int(n) for n in found["n"] if n})
     over = f"over {' or '.join(map(str, points))} checkpoints" if points else "over no checkpoint"
     notes = [
-        f"Spearman's r_s between mean HE and the metric {over}; two-sided p, given for one seed only.",
+        f"Spearman's r_s between mean HE and the metric {over}, mean over seeds; two-sided p, given for one seed only.",
         _seeds_note(found),
     ]
     if any(cell.paper == cell.paper for row in rows for cell in row.cells.values()):
@@ -199,20 +199,33 @@ def _paper_spearman(paper: pd.DataFrame | None, method: str, metric: str) -> tup
 
 
 def warning_table(editing: pd.DataFrame, energy: pd.DataFrame) -> Table:
-    """HE as an early warning: edits at which HE had moved by 1 %, at which efficacy had halved, and the lead."""
+    """HE as an early warning: edits at which HE had moved by 1 %, at which efficacy had halved, and the lead.
+
+    Beside them in how many seeds each happened: HE that moved where efficacy did not halve is a false alarm, the
+    reverse a miss.
+    """
     columns = [
         Column("warning_edits", "HE moved 1 % (edits)", "", None, 0),
         Column("collapse_edits", "Efficacy halved (edits)", "", None, 0),
         Column("lead_edits", "Lead (edits)", "", None, 0),
+        Column("warned", "HE moved", "Seeds where", None, 0),
+        Column("collapsed", "efficacy halved", "Seeds where", None, 0),
+        Column("both", "both", "Seeds where", None, 0),
+        Column("seeds", "Seeds", "", None, 0),
     ]
     found = early_warnings(trajectories(editing, energy), energy_by_batch(energy))
     rows = []
     for (model, dataset), cell in found.groupby(["model", "dataset"], sort=False):
         for method in ordered_methods(cell["method"]):
             own = cell[cell["method"] == method]
-            cells = {column.key: _seed_cell(own[column.key]) for column in columns}
+            cells = {"seeds": Cell(len(own))}
+            for key, count in (("warning_edits", "warned"), ("collapse_edits", "collapsed"), ("lead_edits", "both")):
+                cells |= {key: _seed_cell(own[key]), count: Cell(int(own[key].notna().sum()))}
             rows.append(Row(f"{model}, {dataset_label(str(dataset))}", method_label(method), cells))
-    notes = ["Mean over the seeds in which it happened; – where it did not. Collapse is seen at checkpoints only."]
+    notes = [
+        "Edits: mean over the seeds in which it happened, – where it did not; the lead over those in which both did. "
+        "Collapse is seen at checkpoints only."
+    ]
     return Table("early_warning", "Energy change and collapse", "Method", columns, rows, notes)
 
 
@@ -223,7 +236,7 @@ def skipped_table(skipped: pd.DataFrame) -> Table:
         for line in found[found["seed"] == found["seed"].min()].to_dict("records"):
             cells = {"records": Cell(float(line["records"]))}
             rows.append(Row(f"every model, {dataset_label(str(dataset))}", str(line["reason"]), cells))
-    notes = ["Records of the whole dataset; streams/DATASET/seedS_skipped.csv names each."]
+    notes = ["Records of the whole dataset; streams/DATASET/seedS_skipped.csv, in the study's results, names each."]
     notes += [] if rows else ["Every record can be edited."]
     columns = [Column("records", "Records", "", None, 0)]
     return Table("skipped", "Records that are not edited", "Reason", columns, rows, notes)
@@ -259,8 +272,8 @@ def sensitivity_table(tried: pd.DataFrame, paper: pd.DataFrame | None = None) ->
             }
             rows.append(Row(f"{model}, {method_label(str(method))}", f"η = {eta:g}", cells))
     notes = [
-        "Efficacy in percent after the last edit, one stream a cell: of held-out records (accuracy family), or, where "
-        "the study has the pairs among its methods, of its first dataset."
+        "Efficacy in percent after the last edit: of held-out records (accuracy family), one stream a cell, or, where "
+        "the study has the pairs among its methods, of its first dataset, mean over seeds."
     ]
     if any(cell.paper == cell.paper for row in rows for cell in row.cells.values()):
         notes.append("In brackets: the paper's value (arXiv 2510.01172).")

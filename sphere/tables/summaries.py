@@ -41,8 +41,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "editing_summary": (*STREAM, "metric_family", "metric", *INTERVAL, "n"),
     "editing_by_method": (*CELL, "metric_family", "metric", *INTERVAL, "n_seeds", "n"),
     "energy_summary": (
-        *STREAM, "batch", "layer", "he_sum", "he_mean", "delta_he", "theorem_k", "perturbation", "bound",
-        "update_norm", "weight_norm", "editable_share",
+        *STREAM, "batch", "layer", "he_sum", "he_mean", "delta_he", "theorem_k", "perturbation", "unit_perturbation",
+        "bound", "update_norm", "weight_norm", "editable_share",
     ),
     "general_ability_summary": (*STREAM, "task", "family", "metric", "value", "stderr", "n"),
     "general_ability_by_method": (*CELL, "family", *INTERVAL, "n_seeds"),

@@ -119,9 +119,10 @@ def early_warnings(
         names = dict(zip(RUN, key, strict=True))
         own = batches[np.logical_and.reduce([batches[name] == value for name, value in names.items()])]
         moved = own[own["he_change"].abs() > change]
-        fallen = path[path[metric] <= collapse * path[metric].cummax()]
+        best = path[metric].cummax()
+        fallen = path[(best > 0) & (path[metric] <= collapse * best)]  # what never worked cannot fall
         warning = float(moved["edits"].iloc[0]) if len(moved) else float("nan")
-        fall = float(fallen["edits"].iloc[0]) if len(fallen) and path[metric].max() > 0 else float("nan")
+        fall = float(fallen["edits"].iloc[0]) if len(fallen) else float("nan")
         lead = fall - warning if isfinite(warning) and isfinite(fall) else float("nan")
         rows.append({**names, "warning_edits": warning, "collapse_edits": fall, "lead_edits": lead})
     return pd.DataFrame(rows, columns=[*RUN, "warning_edits", "collapse_edits", "lead_edits"])

@@ -255,6 +255,19 @@ def test_cuda_edits_as_the_cpu_does(name: str, tiny_model: ModelMaker, tiny_toke
         torch.testing.assert_close(states[1].weights[i].cpu(), weight, rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["memit-seq", "prune"])
+def test_an_evaluation_reads_of_a_state_what_it_evaluates(
+    name: str, tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(True)
+    state = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, name).run(REQUESTS[:2], batch_size=1)
+    assert state.past or state.carried
+    state.save(tmp_path / "state.safetensors")
+    read = EditState.load(tmp_path / "state.safetensors", continued=False)
+    assert (read.past, read.carried, read.position) == ({}, {}, 2)
+    assert all(torch.equal(weight, read.weights[i]) for i, weight in state.weights.items())
+
+
 def test_foreign_state_is_refused(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(True)
     editor = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "memit")
@@ -368,7 +381,7 @@ def test_stored_spectra_change_nothing(tmp_path: Path, tiny_model: ModelMaker, t
     model = tiny_model("llama", len(tokenizer))
     save_null_space(statistics(model), tmp_path / "null_space.safetensors")
     save_directions(adapter(model), LAYERS, tmp_path / "directions.safetensors")
-    spectra = Spectra.load(tmp_path / "null_space.safetensors", tmp_path / "directions.safetensors")
+    spectra = Spectra.load([tmp_path / "null_space.safetensors", tmp_path / "directions.safetensors"])
     method = resolve("sphere", hyperparameters=hyperparameters("sphere"))
     states = [
         Editor(
@@ -384,6 +397,25 @@ def test_stored_spectra_change_nothing(tmp_path: Path, tiny_model: ModelMaker, t
         for each in (None, spectra)
     ]
     assert all(torch.equal(states[0].weights[i], states[1].weights[i]) for i in LAYERS)
+
+
+@pytest.mark.parametrize("method", ["memit", "ft"])
+def test_a_half_precision_that_overflows_in_the_edited_layer_is_left_for_a_wider_one(
+    method: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """NaN in the loss, and so in z: the edited layer's output is beyond float16, though its weight is not."""
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer)).half()
+    parts = adapter(model)
+    parts.set_weight(2, parts.weight(2).double() * (6e4 / float(parts.weight(2).abs().max())))
+    records: list[Record] = []
+    editor = Editor(model, tokenizer, resolve(method, hyperparameters={"layer": 2} if method == "ft" else {}),
+                    layers=(1, 2), values=FAST, contexts=CONTEXTS, statistics=statistics(model))  # fmt: skip
+    editor.run(REQUESTS, batch_size=3, on_batch=records.append)
+    (record,) = records
+    assert record.retried.startswith("batch 1 in float16: ")
+    assert all(torch.isfinite(weight).all() for weight in editor.state.weights.values())
+    assert parts.head.weight.dtype == torch.float16
 
 
 def test_failed_batch_leaves_the_last_whole_one(

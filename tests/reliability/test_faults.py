@@ -98,6 +98,24 @@ def test_a_gpu_that_is_not_there(copied: Copied, drill: Drill) -> None:
         assert "torch sees no GPU: use device: auto or cpu" in attempt.seen
 
 
+def test_memory_that_is_used_up(copied: Copied, drill: Drill) -> None:
+    place = copied()
+    model = place.study / "smoke" / "model"
+    before = digest(model)
+    place.change("models/smoke.yaml", "width: 64", "width: 65536")
+    with drill("memory used up", "a model of width 65,536, in 8 GiB of address space") as attempt:
+        run = place.snakemake(*target(place, model), memory=8 * 2**30)
+        assert run.status == 1
+        assert "Traceback" not in run.output
+        attempt.seen = line(run.output, "error: ")
+        assert "out of memory with nothing left to split" in attempt.seen
+        place.change("models/smoke.yaml", "width: 65536", "width: 64")
+        again = place.snakemake(*target(place, model))
+        assert again.status == 0, again.output[-3000:]
+        assert again.jobs == {"train_model": 1}
+        assert digest(model) == before
+
+
 def test_numbers_that_cannot_be_used(copied: Copied, drill: Drill) -> None:
     """MEMIT under a setting that makes its system infinite; the other method, and the tables, are made all the same."""
     place = copied()

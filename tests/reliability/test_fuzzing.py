@@ -19,10 +19,11 @@ from workplace import ROOT
 
 from sphere.artifacts import StaleArtifact, sidecar, verify
 from sphere.cli import _hyperparameters
-from sphere.config import load_study
+from sphere.config import load_run, load_study
 from sphere.data import load_requests
 from sphere.errors import InputError
 from sphere.methods import method_names, resolve
+from sphere.plain_yaml import read_yaml
 from sphere.published import NUMBERS, WORDS, read_published
 from sphere.streams import draw_stream
 
@@ -35,7 +36,8 @@ LEAN = settings(
 )
 WORDS_OF_YAML = st.sampled_from(
     ["", "null", "yes", "-1", "0", "1", "1e400", ".inf", ".nan", "9" * 5000, "2001-99-99", "[", "{", "&a [*a]",
-     "!!int x", "!!python/object/apply:os.system [echo]", "<<: 1", "- -", "---", "\t", "é", "\x00", "..", "../../etc",
+     "!!int x", "!!bool x", '!!float ""', "!!timestamp x", "~nobody/x", '"\\ud800"',
+     "!!python/object/apply:os.system [echo]", "<<: 1", "- -", "---", "\t", "é", "\x00", "..", "../../etc",
      "a: b: c", "'", '"', "@", "{}", "[1, 2]", "{seed: 1}", "memit", "smoke", "?", "#", "|", "1.5", "[" * 2000]
 )  # fmt: skip
 SCALAR = (
@@ -62,11 +64,15 @@ def one_line() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of config/ to be spoilt, one file at a time."""
-    return Path(shutil.copytree(ROOT / "config", tmp_path_factory.mktemp("fuzz") / "config"))
+    folder = Path(shutil.copytree(ROOT / "config", tmp_path_factory.mktemp("fuzz") / "config"))
+    text = (folder / "config.yaml").read_text(encoding="utf-8").replace("study: embedded", "study: smoke")
+    place = f"sources: {{counterfact: {folder / 'sources.tsv'}}}"  # any file
+    (folder / "config.yaml").write_text(text.replace("sources: {}", place), encoding="utf-8")
+    return folder
 
 
 FILES = {
-    "study": "studies/smoke.yaml", "model": "models/smoke.yaml", "sources": "sources.tsv",
+    "run": "config.yaml", "study": "studies/smoke.yaml", "model": "models/smoke.yaml", "sources": "sources.tsv",
     **{name: f"published/{name}.csv" for name in WORDS},
 }  # fmt: skip
 
@@ -74,7 +80,9 @@ FILES = {
 def read(config: Path, kind: str) -> Any:
     if kind in WORDS:
         return read_published(config / "published", kind)
-    return load_study("smoke", root=config)
+    settings = read_yaml(config / "config.yaml")
+    run = load_run(settings if isinstance(settings, dict) else {})  # Snakemake refuses what is no mapping
+    return run, load_study(run.study, root=config, places=run.sources)
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -101,7 +109,7 @@ def places(value: Any) -> Iterator[tuple[Any, Any]]:
         yield from places(value[key])
 
 
-@pytest.mark.parametrize("kind", ["study", "model"])
+@pytest.mark.parametrize("kind", ["run", "study", "model"])
 @LEAN
 @given(data=st.data())
 def test_a_setting_of_any_value(config: Path, kind: str, data: st.DataObject) -> None:
@@ -109,7 +117,7 @@ def test_a_setting_of_any_value(config: Path, kind: str, data: st.DataObject) ->
     whole = path.read_text(encoding="utf-8")
     content = yaml.safe_load(whole)
     holder, key = data.draw(st.sampled_from(list(places(content))), label="place")
-    holder[key] = data.draw(JSON.filter(lambda value: "\\ud8" not in json.dumps(value)), label="value")
+    holder[key] = data.draw(JSON, label="value")
     try:
         path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
         with one_line():
@@ -118,7 +126,7 @@ def test_a_setting_of_any_value(config: Path, kind: str, data: st.DataObject) ->
         path.write_text(whole, encoding="utf-8")
 
 
-@pytest.mark.parametrize("kind", ["study", "model"])
+@pytest.mark.parametrize("kind", ["run", "study", "model"])
 @LEAN
 @given(data=st.data(), name=st.from_regex(r"[a-z_]{1,12}", fullmatch=True))
 def test_no_unknown_key_is_ignored(config: Path, kind: str, data: st.DataObject, name: str) -> None:
@@ -139,7 +147,7 @@ def test_no_unknown_key_is_ignored(config: Path, kind: str, data: st.DataObject,
         path.write_text(whole, encoding="utf-8")
 
 
-@pytest.mark.parametrize("kind", ["study", "model"])
+@pytest.mark.parametrize("kind", ["run", "study", "model"])
 def test_no_key_that_stands_twice_is_ignored(config: Path, kind: str) -> None:
     path = config / FILES[kind]
     whole = path.read_text(encoding="utf-8")
@@ -159,10 +167,11 @@ COUNTERFACT = {
         "target_new": {"str": "nurse", "id": "Q1"}, "target_true": {"str": "pilot", "id": "Q2"},
     },
     "paraphrase_prompts": ["Ada works as a"], "neighborhood_prompts": ["Bob is a"], "generation_prompts": ["Ada"],
+    "pararel_idx": 3,
 }  # fmt: skip
 ZSRE = {
     "subject": "Ada", "src": "What is Ada?", "rephrase": "Ada is what?", "answers": ["nurse"],
-    "loc": "who", "loc_ans": "me",
+    "loc": "who", "loc_ans": "me", "pred": "Ada",
 }  # fmt: skip
 
 
@@ -207,7 +216,7 @@ def test_no_key_of_a_request_is_silently_ignored(tmp_path: Path, capsys: pytest.
     path = tmp_path / "requests.json"
     for wrong in ("paraphrase_prompt", "neighbourhood_prompts", "generation_promps"):
         path.write_text(json.dumps([{**COUNTERFACT, wrong: ["x"]}]))
-        with pytest.raises(InputError, match=f"record 0: unknown key '{wrong}': did you mean '.*_prompts'"):
+        with pytest.raises(InputError, match=f"record 0 .*: unknown key '{wrong}': did you mean '.*_prompts'"):
             load_requests(path)
     path.write_text('[{"subject": "Ada", "src": "Ada is", "src": "Bob is", "answers": ["x"]}]')
     with pytest.raises(InputError, match="has the key 'src' twice"):
@@ -217,16 +226,38 @@ def test_no_key_of_a_request_is_silently_ignored(tmp_path: Path, capsys: pytest.
     assert "nothing reads 'comment'" in capsys.readouterr().err
 
 
+def test_no_key_of_a_request_is_ignored_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "requests.json"
+    moved = [(holder, key) for record in (COUNTERFACT, ZSRE) for holder, key in places(record) if isinstance(key, str)]
+    for holder, key in moved:
+        for record in (COUNTERFACT, ZSRE):
+            changed = copy.deepcopy(record)
+            for there in (changed, *(each[name] for each, name in places(changed) if isinstance(each[name], dict))):
+                if key in there or key == "id" or (key, record) == ("case_id", ZSRE):  # an id is anyone's
+                    continue
+                there[key] = holder[key]
+                path.write_text(json.dumps([changed]))
+                with pytest.raises(InputError, match=r"record 0.* belongs in "):
+                    load_requests(path)
+                del there[key]
+
+
+FIXED = st.builds(
+    "@{}={}".format, HYPERPARAMETERS | SHORT, st.sampled_from(["0.3", "1", "null"]) | SHORT | WORDS_OF_YAML
+)
+
+
 @LEAN
 @given(
     name=st.sampled_from(method_names()) | st.text(max_size=8),
-    suffix=st.sampled_from(["", "+sphere", "+sphere+sphere", "+", "+rect"]),
+    suffix=st.sampled_from(["", "+sphere", "+sphere+sphere", "+", "+rect"]) | FIXED | FIXED.map(lambda each: 2 * each),
     given_=st.dictionaries(HYPERPARAMETERS | SHORT, JSON, max_size=3),
 )
 def test_methods_of_any_hyperparameters(name: str, suffix: str, given_: dict[str, Any]) -> None:
     with one_line():
         found = resolve(name + suffix, hyperparameters=given_)
         assert given_.keys() <= found.hyperparameters.keys(), "a key was ignored"
+        assert (Path("x") / found.name).name == found.name, "its folder would lie elsewhere"
 
 
 @LEAN

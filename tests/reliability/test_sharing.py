@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -109,6 +110,20 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
     (tmp_path / "plain").mkdir()
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_an_old_folder_goes_when_the_new_one_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, there, remove = tmp_path / "model", [], shutil.rmtree
+
+    def rmtree(folder: Path, **options: bool) -> None:
+        there.append((path / "weights").read_text())
+        remove(folder, **options)
+
+    for text in ("first", "second"):
+        with artifacts.write_folder_atomically(path) as temporary:
+            (temporary / "weights").write_text(text)
+            monkeypatch.setattr(shutil, "rmtree", rmtree)
+    assert there == ["first", "second"]
 
 
 def test_a_folder_in_use_is_refused_and_free_again_when_its_user_dies(tmp_path: Path, started: Start) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -54,3 +55,24 @@ def test_every_way_to_die_is_survived_or_reported_and_a_rerun_finishes(site: Sit
     again = site.snakemake("--set-resources", "too_long:runtime=5 * attempt", snakefile=FAULTS)
     assert again.status == 0, again.output[-4000:]
     assert again.jobs == {"fails": 1, "cancelled": 1, "too_long": 1}
+
+
+def test_ctrl_c_cancels_what_runs_and_the_same_command_goes_on(site: Site) -> None:
+    process = site.start("cancelled.txt", snakefile=FAULTS)
+    while not running(site, "cancelled"):
+        assert process.poll() is None, site.ended(process).output[-4000:]
+        time.sleep(1)
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    run = site.ended(process)
+    assert run.status == 1, run.output[-4000:]
+    assert "Terminating processes on user request" in run.output
+    assert "Traceback" not in run.output
+    states = [job.state.split()[0] for job in site.jobs]
+    assert states == ["CANCELLED"]
+
+    (site.place.folder / "mended").touch()
+    again = site.snakemake("cancelled.txt", snakefile=FAULTS)
+    assert again.status == 0, again.output[-4000:]
+    assert again.jobs == {"cancelled": 1}
+    assert (site.place.folder / "cancelled.txt").read_text() == "half\n"

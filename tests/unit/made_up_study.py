@@ -85,6 +85,7 @@ def energy_row(edits: int, batch: int, layer: int, energy: float, change: float)
     return {
         "edits": edits, "batch": batch, "layer": layer, "he_sum": energy * pairs, "he_mean": energy + layer,
         "delta_he": change * pairs, "theorem_k": 50.0, "perturbation": np.nan if batch == 0 else 2 * bound + 1e-6,
+        "unit_perturbation": np.nan if batch == 0 else 3 * bound + 1e-6,
         "bound": bound, "update_norm": 0.1 * batch, "weight_norm": 10.0,
         "editable_share": np.nan,
     }  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sphere
 from sphere import artifacts
 from sphere.artifacts import StaleArtifact
 from sphere.errors import InputError
@@ -138,6 +141,13 @@ def test_an_artefact_that_was_changed_is_refused_with_both_digests(tmp_path: Pat
     assert "\n" not in str(caught.value)
 
 
+def test_an_artefact_of_another_version_of_sphere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make(tmp_path / "statistics", "C")
+    monkeypatch.setattr(sphere, "__version__", "9.9")
+    with pytest.raises(StaleArtifact, match=r"statistics was made by sphere \d\S+, this is 9\.9: delete it .* on with"):
+        artifacts.verify(path)
+
+
 def test_an_artefact_without_provenance_is_refused_unless_it_is_the_users_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text("[]")
@@ -180,3 +190,54 @@ def test_provenance_files_are_json_of_their_own_folder(tmp_path: Path) -> None:
     path = make(tmp_path / "a" / "x.csv", "x")
     assert artifacts.sidecar(path) == tmp_path / "a" / "provenance" / "x.csv.json"
     assert json.loads(artifacts.sidecar(path).read_text())["sha256"] == artifacts.digest(path)
+
+
+def refuse_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def flock(*_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_a_folder_is_used_all_the_same_and_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    refuse_locks(monkeypatch, number)
+    artifacts.occupy(tmp_path)
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"warning: {tmp_path} is on a file system without locks")
+    assert printed.count("\n") == 1
+    with artifacts.alone(tmp_path / "x"):
+        pass
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_that_cannot_be_occupied_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"\(File exists\): give other results with --config results=FOLDER"):
+        artifacts.occupy(tmp_path / "file")
+    refuse_locks(monkeypatch, errno.ENOSPC)
+    with pytest.raises(InputError, match=r"\(No space left on device\): free space there .*, or give other results"):
+        artifacts.occupy(tmp_path)
+
+
+def test_whoever_may_write_a_folder_may_lock_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o775)
+    artifacts.occupy(tmp_path / "shared")
+    lock = tmp_path / "shared" / ".lock"
+    assert lock.stat().st_mode & 0o777 == 0o664
+    opened = os.open
+
+    def another_users(path: Path, flags: int, *mode: int) -> int:
+        if flags & os.O_RDWR:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, flags, *mode)
+
+    monkeypatch.setattr(os, "open", another_users)
+    with pytest.raises(InputError, match=r"another workflow \(process \d+ on "):
+        artifacts.occupy(tmp_path / "shared")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match=r"\(Permission denied\): give yourself access to it"):
+        artifacts.occupy(tmp_path / "shared")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,47 @@ def test_a_broken_bound_is_not_reproduced_and_names_the_method(tables: Path) -> 
     assert "fails for 1 of 150 (MEMIT)" in found.reason
 
 
+def test_the_bound_is_tested_in_its_own_setting_too(tables: Path) -> None:
+    evidence = Evidence.read(tables)
+    row = evidence.energy.query("method == 'sphere' and batch == 2 and seed == 0").index[0]
+    evidence.energy.loc[row, "unit_perturbation"] = 0.5 * evidence.energy.loc[row, "bound"]
+    assert "fails for 1 of 150 (SPHERE)" in TESTS["C3"](evidence).reason
+
+
+def without(evidence: Evidence, method: str, seed: int) -> Evidence:
+    """The evidence if one stream had stopped before the last checkpoint."""
+    cut = {}
+    for name in ("paths", "ability", "neurons"):
+        frame = getattr(evidence, name)
+        gone = (frame["method"] == method) & (frame["seed"] == seed) & (frame["edits"] == frame["edits"].max())
+        cut[name] = frame[~gone]
+    return Evidence(**{**vars(evidence), **cut})
+
+
+def test_streams_that_stopped_are_named_and_a_sphere_that_stopped_is_not_reproduced(tables: Path) -> None:
+    whole = Evidence.read(tables)
+    baseline, own = without(whole, "memit", 1), without(whole, "sphere", 2)
+    for name in ("C4", "C5", "C6", "C8"):
+        assert "stopped" not in TESTS[name](whole).reason
+        assert "streams that stopped before the last checkpoint: MEMIT (1)" in TESTS[name](baseline).reason
+        assert TESTS[name](own).verdict == NOT_REPRODUCED, name
+    assert TESTS["C4"](baseline).verdict == REPRODUCED
+    assert TESTS["C4"](own).reason.startswith("SPHERE stopped before the last checkpoint; streams that stopped")
+    assert "not AlphaEdit" in TESTS["C6"](own).reason
+
+
+def test_a_baseline_that_stopped_is_not_the_best(tables: Path) -> None:
+    found = TESTS["C4"](without(Evidence.read(tables), "alphaedit", 0))
+    assert {part.name.rpartition(" ")[2] for part in found.parts} == {"memit-seq"}
+    assert {len(part.by_seed) for part in found.parts} == {3}
+
+
+def test_c1_and_c2_say_what_they_rest_on(tables: Path) -> None:
+    evidence = Evidence.read(tables)
+    assert re.search(r"of the steps between checkpoints alone r_s is −?[\d.]+ \[", TESTS["C1"](evidence).reason)
+    assert re.search(r"of the methods' means r_s is .* −1, p = 0\.\d+, \d methods", TESTS["C2"](evidence).reason)
+
+
 def test_c1_counts_energy_that_falls_as_energy_that_moves(tables: Path) -> None:
     evidence = Evidence.read(tables)
     paths = evidence.paths.assign(
@@ -168,6 +210,7 @@ def test_pooling_compares_the_same_parts_in_every_seed() -> None:
         Part("c", "", "", {0: 100.0, 1: np.nan}),  # undefined in one seed: left out, not mixed in
     ]
     assert pooled("all", "", "", parts).by_seed == {0: 2.0, 1: 3.0}
+    assert pooled("all", "", "", parts).left_out == ("c",)
     assert pooled("all", "", "", [parts[2], Part("d", "", "", {0: 2.0})]).by_seed == {0: 51.0}
     assert pooled("all", "", "", []).by_seed == {}
 

@@ -44,6 +44,7 @@ def files(
     (folder / "requests.json").write_text(json.dumps(records), encoding="utf-8")
     texts = [text for record in records for text in record["generation_prompts"]]
     (folder / "corpus.txt").write_text("\n\n".join(texts), encoding="utf-8")
+    (folder / "dangling").symlink_to(folder / "nowhere")
     for method, own in OWN.items():
         (folder / f"{method}.yaml").write_text(SETTINGS + own, encoding="utf-8")
     return folder
@@ -211,7 +212,7 @@ UNUSABLE_RECORDS: dict[str, Change] = {
     "empty target": (_rewrite(target_new={"str": "", "id": "Q1"}), 'its "target_new" is empty'),
     "half a character": (
         _rewrite(target_new={"str": "\ud800", "id": "Q1"}),
-        'its "target_new" holds half of a surrogate pair',
+        "it holds half of a surrogate pair",
     ),
 }
 BAD_RECORDS: dict[str, Change] = {
@@ -270,11 +271,13 @@ BAD_SETTINGS = {
     "alpha: 2": "alpha: input should be less than or equal to 1",
     "layers: [1, 9]": "layer 9 is not in this model: it has layers 0 to 3",
     "layers: [2, 1]": "layers [2, 1]: give at least one, ascending",
+    "layers: []": "bad.yaml: layers: tuple should have at least 1 item",
     "layers: x": "bad.yaml: layers: ",
     "layers: [1, 3]": "layer 3 is the model's last",
     "values: {stepps: 1}": "unknown key 'stepps': did you mean 'steps'?",
     "values: {lr: -1}": "bad.yaml: values.lr: ",
     "just text": "holds no settings",
+    "[]": "holds no settings",
     "a: [": "is not YAML",
 }
 
@@ -301,11 +304,16 @@ USAGE: dict[str, tuple[str, str]] = {
     "": ("edit {m} {r} --method memit --out {o}", "give the text to take them from with --corpus FILE.txt"),
     "corpus": ("edit {m} {r} --method memit --out {o} --corpus {f}/no.txt", "no.txt cannot be read"),
     "method": ("edit {m} {r} --method memmit --out {o}", "unknown method 'memmit': did you mean 'memit'?"),
+    "method's value": ("edit {m} {r} --method sphere@eta=[ --out {o}", "'sphere@eta=[' cannot be a folder's name"),
+    "machine": ("plan smoke --machine !!bool", "--machine is not YAML: '' is no bool"),
+    "machine of a list": ("plan smoke --machine []", "config.yaml: machine: input should be a valid dictionary"),
     "no method": ("edit {m} {r} --out {o}", "'--method'"),
     "number": ("edit {m} {r} --method rome --out {o} --batch-size x", "'--batch-size'"),
     "batch": ("edit {m} {r} --method rome --out {o} --batch-size 0", "'--batch-size'"),
     "records": ("edit {m} {f}/no.json --method rome --out {o}", "no.json cannot be read"),
     "out": ("edit {m} {r} --method rome --out {f}/llama", "llama exists already: name a new folder"),
+    "out to nowhere": ("edit {m} {r} --method rome --out {f}/dangling", "dangling exists already: name a new folder"),
+    "out below nowhere": ("edit {m} {r} --method rome --out {f}/dangling/x", "is not a folder you may write to"),
     "out below a file": ("edit {m} {r} --method rome --out {r}/x", "is not a folder you may write to"),
     "model": ("edit {f}/no {r} --method rome --out {o}", "no is not a Hugging Face model folder"),
     "device": ("evaluate {m} {r} --device gpu", "device 'gpu' is unknown"),

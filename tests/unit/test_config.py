@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from sphere import config_reference
-from sphere.config import WORLD_TASKS, ModelConfig, Study, StudyConfig, load_study
+from sphere.config import WORLD_TASKS, MachineSettings, ModelConfig, Study, StudyConfig, load_run, load_study
 from sphere.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +75,9 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
     (STUDY, lambda d: d.update(checkpoints=[4000]), ["checkpoints: 4000 edits, but world.people x edits_per_person"]),
     (STUDY, lambda d: d.update(methods=["memit", "memit"]), ["methods", "repeats"]),
     (STUDY, lambda d: d.update(methods=["memti"]), ["methods", "unknown method 'memti'", "did you mean 'memit'?"]),
+    (STUDY, lambda d: d.update(methods=["sphere@eta=0.3 #/../evil"]), ["methods.0: string should match", "#/../evil"]),
+    (STUDY, lambda d: d.update(methods=["sphere@eta=0.3@eta=0.5"]), ["methods: ", "sets 'eta' twice: drop one"]),
+    (STUDY, lambda d: d.update(name="downloads"), ["name: 'downloads' is the name of a folder of the results"]),
     (STUDY, lambda d: d.update(methods=["memit+spheer"]), ["spheer", "did you mean 'sphere'?"]),
     (STUDY, lambda d: d.update(models=["smoek"]), ["models", "'smoek' is not in", "did you mean 'smoke'?"]),
     (STUDY, lambda d: d["datasets"].update(zrse={"source": "world"}), ["no 'zrse'", "did you mean 'zsre'?"]),
@@ -114,6 +117,18 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
     (MODEL, lambda d: d.update(layers=[1, 0]), ["layers must ascend"]),
     (MODEL, lambda d: d.update(layers=[0, 3]), ["layers: 3 is beyond the last layer, 2"]),
     (MODEL, lambda d: d.update(dtype="float23"), ["dtype", "did you mean 'float32'?"]),
+    (MODEL, lambda d: d.update(device="cuda:x"), ["device: string should match", "(got 'cuda:x')"]),
+    (
+        MODEL,
+        lambda d: d.update(trust_remote_code=True),
+        ["trust_remote_code is for a folder of your own", "kind: path"],
+    ),
+    (MODEL, lambda d: d["methods"].update({"sphere@eta": {}}), ["models/smoke.yaml: methods: method 'sphere@eta'"]),
+    (
+        MODEL,
+        lambda d: d["tuning_grid"].update(spehre={}),
+        ["models/smoke.yaml: tuning_grid: ", "unknown method 'spehre'"],
+    ),
     (MODEL, lambda d: d["source"].update(kind="wordl"), ["source", "wordl", "'world'"]),
     (MODEL, lambda d: d.update(source={"kind": "path", "path": "gone"}), ["source.path: gone is not a model folder"]),
     (
@@ -141,12 +156,26 @@ def test_a_mistake_is_answered_in_one_line_that_names_it(
         assert part in line
 
 
-def test_a_file_that_is_no_settings_is_answered_in_one_line(config: Path) -> None:
-    for text, part in (("a: [", "is not YAML"), ("- memit\n", "holds no settings"), ("", "holds no settings")):
-        (config / "studies" / "bad.yaml").write_text(text)
-        with pytest.raises(InputError, match=part) as caught:
-            load_study("bad", root=config)
-        assert "\n" not in str(caught.value)
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("a: [", "is not YAML"),
+        ("a: !!bool maybe", "'maybe' is no bool in .* line 1, column 4"),
+        ('a: !!int ""', "'' is no int"),
+        ('a: !!float ""', "'' is no float"),
+        ("a: !!timestamp x", "'x' is no timestamp"),
+        ("a: 2001-99-99", "'2001-99-99' is no timestamp"),
+        ('a: "\\ud800"', r"'\\ud800' is no str"),
+        ('a: "\\UFFFFFFFF"', "is not YAML"),
+        ("- memit\n", "holds no settings"),
+        ("", "holds no settings"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_answered_in_one_line(config: Path, text: str, part: str) -> None:
+    (config / "studies" / "bad.yaml").write_text(text)
+    with pytest.raises(InputError, match=rf"bad\.yaml .*{part}") as caught:
+        load_study("bad", root=config)
+    assert "\n" not in str(caught.value)
 
 
 TASK = "tasks/sphere_rte_zeroshot.yaml"
@@ -192,14 +221,45 @@ def test_every_task_of_the_repository_is_valid_and_asks_from_a_source() -> None:
         ({"counterfcat": "x"}, "'counterfcat' is not a row of .*: did you mean 'counterfact'?"),
         ({"counterfact": "gone.json"}, "config: sources.counterfact: gone.json is not there"),
         ({"rte": "gone"}, "sources.rte: README.md is not there in gone, the dataset's folder as the hub has it"),
-        ("mine", "sources: 'mine' is no mapping"),
+        ({"counterfact": "~nosuchuser/x"}, "sources.counterfact: ~nosuchuser/x is not there"),
     ],
-    ids=["name", "file", "folder", "kind"],
+    ids=["name", "file", "folder", "home"],
 )
 def test_a_place_that_cannot_stand_for_a_source_is_answered_in_one_line(places: Any, part: str) -> None:
     with pytest.raises(InputError, match=part) as caught:
         load_study("smoke", root=ROOT / "config", places=places)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"stduy": 1}, "unknown key 'stduy': did you mean 'study'?"),
+        ({"study": None}, "study: field required"),
+        ({"study": ["smoke"]}, "study: input should be a valid string"),
+        ({"results": ""}, "results: string should have at least 1 character"),
+        ({"sources": "mine"}, "sources: input should be a valid dictionary (got 'mine')"),
+        ({"sources": {"counterfact": None}}, "sources.counterfact: input should be a valid string (got None)"),
+        ({"sources": {"counterfact": {}}}, "sources.counterfact: input should be a valid string (got {})"),
+        ({"machine": {"gpu_memroy": 1}}, "machine: unknown key 'gpu_memroy': did you mean 'gpu_memory'?"),
+        ({"machine": []}, "machine: input should be a valid dictionary"),
+    ],
+)
+def test_a_mistake_in_the_settings_of_a_run_is_answered_in_one_line(changes: dict[str, Any], part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_run({"study": "smoke", **changes})
+    assert str(caught.value).startswith(f"config.yaml or --config: {part}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_needs_no_more_than_its_study() -> None:
+    run = load_run({"study": 2024, "sources": None, "machine": {"disk": 5}})
+    assert run.plain() == {
+        "study": "2024",
+        "results": "results",
+        "sources": {},
+        "machine": {**MachineSettings().plain(), "disk": 5},
+    }
 
 
 def test_places_stand_for_sources(tmp_path: Path) -> None:
@@ -216,6 +276,8 @@ def test_places_stand_for_sources(tmp_path: Path) -> None:
 SOURCE_MISTAKES = [
     ("multi_counterfact\tfile", "counterfact\tfile", "two rows are called 'counterfact'"),
     ("rte\tdataset", "rte\tdatset", "sources.tsv: rte: kind"),
+    ("boolq\tdataset", "logs\tdataset", "'logs' is the name of a folder of results/downloads: choose another"),
+    ("boolq\tdataset", "zsre_mend_eval.json\tdataset", "both kept as 'zsre_mend_eval.json': rename one"),
     ("https://rome.baulab.info/data/dsets/idf.npy", "rome.baulab.info/idf.npy", "tfidf_idf: url: |is not an address"),
 ]
 

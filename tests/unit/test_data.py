@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -142,7 +143,8 @@ UNUSABLE = {
     "an empty answer": (changed(ZSRE, [" "], "answers"), 'its "answers" is empty'),
     "no rephrasing": (changed(ZSRE, "", "rephrase"), 'its "rephrase" is empty'),
     "no unrelated answer": (changed(ZSRE, "", "loc_ans"), 'its "loc_ans" is empty'),
-    "half a character": (changed(ZSRE, "joseph irlam \ud800", "src"), 'its "src" holds half of a surrogate pair'),
+    "half a character": (changed(ZSRE, "joseph irlam \ud800", "src"), "it holds half of a surrogate pair"),
+    "half an unread one": (changed(COUNTERFACT, "\ud800", REWRITE, "relation_id"), "it holds half of a surrogate pair"),
     "agreeing targets": (changed(COUNTERFACT, "pilot", REWRITE, "target_new", "str"), "the new target is the true one"),
     "an empty target": (changed(COUNTERFACT, "  ", REWRITE, "target_new", "str"), 'its "target_new" is empty'),
     "no braces": (changed(COUNTERFACT, "Ada is a", REWRITE, "prompt"), 'its prompt does not hold "{}" exactly once'),
@@ -214,12 +216,44 @@ BROKEN = {
     "rewrite of text": ([changed(COUNTERFACT, "text", REWRITE)], "is not an object"),
     "no true target for neighbours": ([without(COUNTERFACT, REWRITE, "target_true")], 'no "target_true"'),
     "paraphrases of text": ([changed(COUNTERFACT, "text", "paraphrase_prompts")], "not a list"),
+    "NaN in what nothing reads": ('[{"requested_rewrite": {}, "mine": NaN}]', "NaN is not a finite number"),
+    "a number too large": ('[{"requested_rewrite": {}, "mine": 1e999}]', "1e999 is not a finite number"),
+    "a line break in an id": ([changed(COUNTERFACT, "a\nb", "case_id")], r"record 0 \(case 'a\\nb'\).*not an integer"),
     "case id of text": ([changed(COUNTERFACT, "17", "case_id")], "not an integer"),
     "no answers": ([without(ZSRE, "answers")], "neither"),
     "an answer of no text": ([changed(ZSRE, [7], "answers")], '"answers" is int, not text'),
     "a question without answer": ([without(ZSRE, "loc_ans")], 'no "loc_ans"'),
     "an answer without question": ([without(ZSRE, "loc")], 'no "loc"'),
 }
+
+
+MISPLACED = [
+    (changed(COUNTERFACT, ["x"], REWRITE, "paraphrase_prompts"), "requested_rewrite", "a CounterFact record"),
+    (changed(COUNTERFACT, "x", "rephrase"), "a CounterFact record", "a zsRE record"),
+    (changed(COUNTERFACT, "x", "prompt"), "a CounterFact record", "requested_rewrite"),
+    (
+        changed(COUNTERFACT, 3, REWRITE, "target_true", "case_id"),
+        "target_true",
+        "a CounterFact record or a zsRE record",
+    ),
+    (changed(ZSRE, ["x"], "paraphrase_prompts"), "a zsRE record", "a CounterFact record"),
+]
+
+
+@pytest.mark.parametrize(("record", "there", "owner"), MISPLACED)
+def test_a_key_in_the_wrong_place_says_where_it_belongs(record, there, owner, write):
+    case = " (case 17)" if REWRITE in record else ""
+    with pytest.raises(InputError) as caught:
+        load_requests(write([record]))
+    assert re.search(rf"records.json: record 0{re.escape(case)}: '\w+' stands in .*{there} ", str(caught.value))
+    assert str(caught.value).endswith(f" but belongs in {owner}: move it or drop it")
+
+
+@pytest.mark.parametrize(("key", "meant"), [("STR", "str"), ("ID", "id")])
+def test_a_misspelt_key_of_a_target_is_named(key, meant, write):
+    record = changed(COUNTERFACT, "x", REWRITE, "target_new", key)
+    with pytest.raises(InputError, match=rf"record 0 \(case 17\): unknown key '{key}': did you mean '{meant}'"):
+        load_requests(write([record]))
 
 
 @pytest.mark.parametrize("name", BROKEN)

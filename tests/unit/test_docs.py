@@ -75,16 +75,21 @@ def names(cell: str) -> list[str]:
 # ------------------------------------------------------------------------------------------------ every page
 
 
-PAGES = [*DOCS.glob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
+OTHERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "config/README.md", "config/published/README.md")
+PAGES = [*DOCS.glob("*.md"), *(ROOT / name for name in OTHERS)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def place(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=place)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=place)
 def test_named_files_are_there(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"`((?:tests|sphere|config|docs|workflow)/[\w./-]+\.\w+)`", text):

@@ -41,9 +41,13 @@ class Server:
     content: bytes = CONTENT
     etag: str | None = '"first"'
     ranges: bool = True
+    length: bool = True
     script: list[int | str] = field(default_factory=list)
     asked: list[str | None] = field(default_factory=list)
     """The Range header of every request."""
+    halfway: threading.Event = field(default_factory=threading.Event)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    """A slow answer sets the one and waits for the other."""
     address: str = ""
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
@@ -60,8 +64,17 @@ class Server:
         request.send_response(206 if begin else 200)
         if self.etag:
             request.send_header("ETag", self.etag)
-        request.send_header("Content-Length", str(len(self.content) - begin))
+        if self.length:
+            request.send_header("Content-Length", str(len(self.content) - begin))
+        if begin:
+            told = begin - 1 if trouble == "elsewhere" else begin
+            request.send_header("Content-Range", f"bytes {told}-{len(self.content) - 1}/{len(self.content)}")
         request.end_headers()
+        if trouble == "slow":
+            request.wfile.write(self.content[:1000])
+            begin = 1000
+            self.halfway.set()
+            self.go_on.wait()
         end = begin + 3 * download.BLOCK // 2 if trouble == "cut" else None
         request.wfile.write(self.content[begin:end])
 
@@ -104,6 +117,11 @@ def source(url: str, **changes: Any) -> Source:
     return Source(**{"name": "data", "kind": "file", "url": url, "revision": "1", "licence": "MIT", **known, **changes})
 
 
+def left_in(folder: Path) -> list[str]:
+    """The names of what is there beside lock files."""
+    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
+
+
 @pytest.fixture
 def get(server: Server, tmp_path: Path) -> Callable[..., bytes]:
     """Fetch from the server into ``results``; returns what came, having seen that nothing else is left there."""
@@ -111,7 +129,7 @@ def get(server: Server, tmp_path: Path) -> Callable[..., bytes]:
     def run(**changes: Any) -> bytes:
         out = tmp_path / "results" / "data.json"
         fetch(source(**{"url": server.address, **changes}), out, tmp_path / "locks")
-        assert [path.name for path in out.parent.iterdir()] == ["data.json"]
+        assert left_in(out.parent) == ["data.json"]
         return out.read_bytes()
 
     return run
@@ -124,8 +142,9 @@ def get(server: Server, tmp_path: Path) -> Callable[..., bytes]:
         ([503], [None, None]),
         ([429, 500, "cut", 502], [None, None, None, CUT, CUT]),
         (["cut", "cut"], [None, CUT, f"bytes={2 * download.BLOCK}-"]),
+        (["cut", "elsewhere"], [None, CUT, None]),
     ],
-    ids=["well-behaved", "503-then-fine", "every trouble", "two cuts"],
+    ids=["well-behaved", "503-then-fine", "every trouble", "two cuts", "another piece than was asked for"],
 )
 def test_a_troubled_download_ends_well(
     get: Callable[..., bytes], server: Server, script: list[int | str], asked: list[str | None]
@@ -163,11 +182,40 @@ def test_a_later_call_goes_on_where_an_earlier_one_gave_up(
     assert server.asked == [None, CUT]
 
 
-def test_a_whole_part_of_the_file_is_no_trap(get: Callable[..., bytes], server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [b"", b"and more"], ids=["all of it", "more than that"])
+def test_a_part_that_needs_nothing_more_is_no_trap(get: Callable[..., bytes], tmp_path: Path, more: bytes) -> None:
     """A call that was killed between the last byte and the renaming left all of it."""
     name = hashlib.sha256(b'"first"').hexdigest()[: download.SHORT]
     (tmp_path / "results").mkdir()
-    (tmp_path / "results" / f".data.json.{name}.part").write_bytes(CONTENT)
+    (tmp_path / "results" / f".data.json.{name}.part").write_bytes(CONTENT + more)
+    assert get(bytes=None, sha256=None) == CONTENT
+
+
+def test_a_part_that_grew_too_long_is_thrown_away(
+    get: Callable[..., bytes], server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where two processes append to it, on a file system without locks."""
+    sync = os.fsync
+
+    def meddle(descriptor: int) -> None:
+        os.write(descriptor, b"and more")
+        sync(descriptor)
+        monkeypatch.setattr(os, "fsync", sync)
+
+    monkeypatch.setattr(os, "fsync", meddle)
+    assert get(bytes=None, sha256=None) == CONTENT
+    assert server.asked == [None, None]
+
+
+def test_a_download_of_unknown_length_is_not_put_on_record(
+    get: Callable[..., bytes], server: Server, tmp_path: Path
+) -> None:
+    server.length = False
+    with pytest.raises(
+        InputError, match=r"neither its server nor its row .* under sources in config.yaml \(data: FILE"
+    ):
+        get(bytes=None, sha256=None)
+    assert not (tmp_path / "locks").exists()
     assert get() == CONTENT
 
 
@@ -185,7 +233,7 @@ def test_another_file_than_the_recorded_one_is_refused(
     with pytest.raises(InputError, match=rf"{part}.*sources.tsv has {value} for 'data'") as caught:
         get(**{key: value})
     assert "\n" not in str(caught.value)
-    assert not any((tmp_path / "results").iterdir())
+    assert left_in(tmp_path / "results") == []
 
 
 def test_a_server_that_does_not_answer_is_one_line(get: Callable[..., bytes], tmp_path: Path) -> None:
@@ -202,7 +250,7 @@ def test_no_room_is_said_before_the_first_byte(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))  # type: ignore[attr-defined]
     with pytest.raises(InputError, match=r"data\.json needs 0 MB more, .* has room for 0 MB: free some"):
         get()
-    assert not any((tmp_path / "results").iterdir())
+    assert left_in(tmp_path / "results") == []
 
 
 def test_a_disk_that_fills_up_is_one_line(get: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,11 +270,42 @@ def test_what_nobody_published_is_recorded_once_and_asked_for_ever_after(
     lock = tmp_path / "locks" / "data.json"
     assert json.loads(lock.read_text()) == {"url": server.address, "revision": "1", "bytes": 256000, "sha256": SHA}
     assert get(**unknown) == CONTENT
+    assert server.asked == [None], "what is there and on record is not asked for again"
+    (tmp_path / "results" / "data.json").unlink()
     server.content = b"tampered"
     with pytest.raises(InputError, match=rf"has 8 bytes, {lock} has 256000"):
         get(**unknown)
     with pytest.raises(InputError, match=r"is of revision 1, sources.tsv has 2: delete it to take the new one"):
         get(**unknown, revision="2")
+
+
+@pytest.mark.parametrize(
+    "lock", ["", "3", "null", "[]", "{}", '{"url": 1, "revision": "1"}', '{"url": "u", "revision": "1"}']
+)
+@pytest.mark.parametrize("kind", ["file", "dataset"])
+def test_a_record_of_something_else_is_one_line(tmp_path: Path, lock: str, kind: str) -> None:
+    (tmp_path / "data.json").write_text(lock)
+    row = {"kind": kind} if kind == "file" else {"kind": kind, "bytes": None, "sha256": None}
+    run = fetch if kind == "file" else fetch_snapshot
+    with pytest.raises(InputError, match=r"data\.json records no download .* delete it to record") as caught:
+        run(source("http://127.0.0.1:9/data.json", **row), tmp_path / "out" / "data", tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_message_shows_what_an_address_keeps_secret(
+    get: Callable[..., bytes], server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    signed = server.address.replace("://", "://me:secret@") + "?signature=secret"
+    nobody = "http://me:secret@127.0.0.1:9/data.json?signature=secret"
+    for url, script, match in [
+        (signed, [404], r"http://127\.0\.0\.1:\d+/data.json cannot"),
+        (nobody, [], "data.json cannot .*with url: /data.json "),
+        (signed, [], "has 256000 bytes"),
+    ]:
+        server.script = [*script]
+        with pytest.raises(InputError, match=match) as caught:
+            get(url=url, bytes=3)
+        assert "secret" not in str(caught.value) + capsys.readouterr().out
 
 
 def test_a_file_of_ones_own_is_linked_and_checked(tmp_path: Path) -> None:
@@ -238,6 +317,43 @@ def test_a_file_of_ones_own_is_linked_and_checked(tmp_path: Path) -> None:
     own.write_bytes(b"other")
     with pytest.raises(InputError, match=r"own\.json has .* as sha256"):
         fetch(source("https://nowhere.invalid/x.json", path=own, sha256=SHA), out, tmp_path / "locks")
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from sphere.config import Source
+from sphere.download import fetch
+row = Source(name="data", kind="file", url=sys.argv[1], revision="1", licence="MIT")
+fetch(row, Path("results/data.json"), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("locks", "asked"), [("one", 1), ("two", 2)], ids=["one record", "a record each"])
+def test_two_studies_that_download_the_same_file_wait_for_each_other(
+    server: Server, tmp_path: Path, locks: str, asked: int
+) -> None:
+    def start(locks: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", FETCH, server.address, locks]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+
+    server.script = ["slow"]
+    first = start("one")
+    assert server.halfway.wait(60)
+    second = start(locks)
+    assert second.stdout is not None
+    line = second.stdout.readline()
+    server.go_on.set()
+    first.communicate()
+    second.communicate()
+    assert line == "results/data.json: waiting for another process, which is making it\n"
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert (tmp_path / "results" / "data.json").read_bytes() == CONTENT
+    assert server.asked == [None] * asked
+    for each in {"one", locks}:
+        lock = json.loads((tmp_path / each / "data.json").read_text())
+        assert (lock["bytes"], lock["sha256"]) == (len(CONTENT), SHA)
 
 
 def test_the_list_of_sources_is_valid_and_pinned() -> None:
@@ -416,6 +532,10 @@ def test_a_folder_of_ones_own_is_linked_without_a_network(tmp_path: Path, monkey
     fetch_snapshot(row, tmp_path / "model", tmp_path / "locks")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
     assert (tmp_path / "model" / "config.json").is_symlink()
+    (tmp_path / "mine" / "own.py").write_text("")
+    for code in (True, False):
+        fetch_snapshot(row, tmp_path / "model", tmp_path / "locks", code=code)
+        assert (tmp_path / "model" / "own.py").exists() == code
     (tmp_path / "mine" / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"mine has no safetensors: save_pretrained it"):
         fetch_snapshot(row, tmp_path / "other", tmp_path / "locks")

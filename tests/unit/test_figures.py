@@ -24,16 +24,18 @@ from sphere.figures.curves import training
 from sphere.figures.energy import ellipse, energy_accuracy, energy_change, regression, theorem_bound
 from sphere.figures.neurons import neuron_cosine, neuron_map
 from sphere.figures.panels import in_rows
-from sphere.style import METRIC_LOOKS, RC, drawing, fit_integers, legend_above, log_limits, look
+from sphere.style import COLUMN, METRIC_LOOKS, PAGE, RC, drawing, fit_integers, legend_above, log_limits, look
 from sphere.tables import TABLES, gather, load
+from sphere.tables.intervals import spearman
 from sphere.tables.layout import METHOD_LABELS, PRE_EDITED
 from sphere.tables.neurons import gather_neurons
-from sphere.tables.trajectories import trajectories
+from sphere.tables.trajectories import early_warnings, energy_by_batch, trajectories
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "config" / "published"
 SIGNATURES = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
 METHODS = [name for name in METHOD_LABELS if name != PRE_EDITED]
+HEADLINES = ("alphaedit", "sphere")  # the pair that has two looks
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +105,16 @@ def test_colours_stay_apart(sight: str) -> None:
 
 
 def test_marker_and_dash_tell_methods_apart_without_colour() -> None:
-    for each in ("marker", "dash"):
-        shown = [getattr(look(name), each) for name in METHODS]
-        assert len(set(shown)) == len(shown)
+    looks = [look(name) for name in [*METHODS, *(f"{name}+sphere" for name in METHODS if name not in HEADLINES)]]
+    assert len({(each.marker, each.filled) for each in looks}) == len(looks)
+    assert len({each.dash for each in looks}) == len(looks)
 
 
-def test_a_projected_method_is_its_baseline_with_an_open_marker() -> None:
+def test_a_projected_method_is_its_baseline_with_an_open_marker_and_wider_gaps() -> None:
     base, projected = look("rect"), look("rect+sphere")
-    assert (base.colour, base.marker, base.dash) == (projected.colour, projected.marker, projected.dash)
+    assert (base.colour, base.marker) == (projected.colour, projected.marker)
+    assert base.dash[1][::2] == projected.dash[1][::2]
+    assert all(gap < wide for gap, wide in zip(base.dash[1][1::2], projected.dash[1][1::2], strict=True))
     assert base.filled
     assert not projected.filled
     assert look("sphere") == look("alphaedit+sphere")
@@ -180,19 +184,58 @@ def test_no_text_leaves_the_page_or_covers_another(drawn: list[Figure], tmp_path
         FIGURES[name](root / "tables", tmp_path / name, published=PUBLISHED)
     assert len(drawn) == len(FIGURES)
     for figure, name in zip(drawn, FIGURES, strict=True):
-        renderer = figure.canvas.get_renderer()
-        ticks = [label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis) for label in axis.get_ticklabels()]
-        texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text() and text not in ticks]
-        boxes = [text.get_window_extent(renderer) for text in texts]
-        for text, box in zip(texts, boxes, strict=True):
-            assert box.x0 >= -1, (name, text)
-            assert box.y0 >= -1, (name, text)
-            assert box.x1 <= figure.bbox.x1 + 1, (name, text)
-            assert box.y1 <= figure.bbox.y1 + 1, (name, text)
-        for (one, first), (other, second) in itertools.combinations(zip(texts, boxes, strict=True), 2):
-            across = min(first.x1, second.x1) - max(first.x0, second.x0)
-            along = min(first.y1, second.y1) - max(first.y0, second.y0)
-            assert min(across, along) <= 1, (name, one, other)
+        check_texts(figure, name)
+
+
+def check_texts(figure: Figure, name: str) -> None:
+    """No text leaves the page or covers another; but for the neurons', the page is one column or two, the text 7 pt."""
+    renderer = figure.canvas.get_renderer()
+    hidden = {text for axes in figure.axes if not axes.get_visible() for text in axes.findobj(Text)}
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        beyond = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
+        hidden |= {text for tick in [*beyond, *axis.get_minor_ticks()] for text in (tick.label1, tick.label2)}
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text() and text not in hidden]
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    assert min(text.get_fontsize() for text in texts) >= 7, name
+    if not name.startswith("neuron"):
+        titled = [axes for axes in figure.axes if axes.get_visible() and axes.get_title("left")]
+        columns = len({round(axes.get_position().x0, 2) for axes in titled})
+        assert figure.get_figwidth() == (COLUMN if columns <= 1 else PAGE), name
+    for text, box in zip(texts, boxes, strict=True):
+        assert box.x0 >= -1, (name, text)
+        assert box.y0 >= -1, (name, text)
+        assert box.x1 <= figure.bbox.x1 + 1, (name, text)
+        assert box.y1 <= figure.bbox.y1 + 1, (name, text)
+    for (one, first), (other, second) in itertools.combinations(zip(texts, boxes, strict=True), 2):
+        across = min(first.x1, second.x1) - max(first.x0, second.x0)
+        along = min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert min(across, along) <= 1, (name, one, other)
+
+
+def test_texts_have_room_with_eight_pairs_and_eight_families(
+    drawn: list[Figure], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest study that this repository has: every baseline with and without the projection."""
+    bases = [name for name in METHODS if name not in HEADLINES]
+    for name in bases:
+        monkeypatch.setitem(made_up_study.DECAY, f"{name}+sphere", (0.1, 0.3))
+    methods = [*bases, *(f"{name}+sphere" for name in bases)]
+    scope = made_up_study.study(models=["qwen2.5-7b-instruct"], methods=methods, seeds=[0], checkpoints=[20, 60, 100])
+    root = made_up_study.make_results(tmp_path, scope)
+    gather(root, scope, root / "tables")
+    ability = load(root / "tables", "general_ability_by_method")
+    both = pd.concat([ability, ability.assign(family=ability["family"] + "_zeroshot")])
+    both.to_csv(root / "tables" / "general_ability_by_method.csv", index=False)
+    names = [name for name in FIGURES if name not in ("neuron_cosine", "neuron_map", "sensitivity", "training")]
+    for name in names:
+        FIGURES[name](root / "tables", tmp_path / name)
+    for figure, name in zip(drawn, names, strict=True):
+        check_texts(figure, name)
+    pairs = drawn[names.index("plug_and_play")].axes
+    assert len(pairs) == 2 * 3
+    assert all(len(axis.patches) == 2 * len(axis.get_yticks()) == 2 * 8 for axis in pairs)
+    assert len(drawn[names.index("general_ability")].axes) == 2 * 8
 
 
 def test_figures_of_a_study_with_next_to_nothing(tmp_path: Path) -> None:
@@ -228,10 +271,19 @@ def test_energy_accuracy_draws_the_means_and_says_the_correlation(
     ]  # fmt: skip
     own = paths[paths["method"] == "memit"].groupby("edits")[["he", "he_change", "efficacy"]].mean()
     assert left[0].lines[0].get_ydata() == pytest.approx(own["efficacy"].to_numpy())
-    r = stats.spearmanr(own["he"], own["efficacy"]).statistic
-    assert f"{r:.2f}".replace("-", "−") in left[0].get_title(loc="left").splitlines()[1]
     twins = [axis for axis in drawn[0].axes if not axis.get_title(loc="left") and axis.lines]
     assert twins[0].lines[0].get_ydata() == pytest.approx(own["he_change"].to_numpy())
+    paths.loc[(paths["seed"] == 1) & (paths["edits"] == 100), "efficacy"] = 99.0  # seeds that differ
+    energy_accuracy(paths, tmp_path / "y")
+    memit = paths[paths["method"] == "memit"]
+    r = [stats.spearmanr(run["he"], run["efficacy"]).statistic for _, run in memit.groupby("seed")]
+    half = stats.t.ppf(0.975, 2) * np.std(r, ddof=1) / np.sqrt(3)
+    said = f"Eff. $r_s$ {np.mean(r):.2f} ± {half:.2f}".replace("-", "−")
+    assert drawn[1].axes[0].get_title(loc="left").splitlines()[1] == said
+    energy_accuracy(paths[paths["seed"] == 1], tmp_path / "z")
+    run = memit[memit["seed"] == 1]
+    p = spearman(run["he"], run["efficacy"]).p
+    assert drawn[2].axes[0].get_title(loc="left").splitlines()[1].endswith(f"p = {p:.3f}")
 
 
 def test_missing_and_infinite_values_are_left_out_not_filled_in(
@@ -250,12 +302,76 @@ def test_missing_and_infinite_values_are_left_out_not_filled_in(
 
 def test_theorem_bound_counts_every_update(drawn: list[Figure], tmp_path: Path) -> None:
     run = {"model": "m", "dataset": "zsre", "method": "memit", "seed": 0}
-    rows = [(1e-4, 1.0), (1e-3, 2.0), (5.0, 2.0), (0.0, 3.0), (np.nan, 1.0), (np.inf, 1.0)]
-    theorem_bound(pd.DataFrame([{**run, "bound": b, "perturbation": p} for b, p in rows]), tmp_path / "x")
+    rows = [(1e-4, 1.0), (1e-3, 2.0), (5.0, 2.0), (2.0, 2.0 - 1e-12), (0.0, 3.0), (np.nan, 1.0), (np.inf, 1.0)]
+    energy = pd.DataFrame([{**run, "batch": 1, "bound": b, "perturbation": p} for b, p in rows])
+    before = energy.iloc[:1].assign(batch=0)  # the state before any edit is no update
+    theorem_bound(pd.concat([before, energy]), tmp_path / "x")
     axis = drawn[0].axes[0]
-    assert "75.0 % of 4 updates" in axis.get_title(loc="left")
+    assert "holds for 4 of 5 updates" in axis.get_title(loc="left")
     assert "1 at 0 not drawn" in axis.get_title(loc="left")
-    assert len(axis.collections[0].get_offsets()) == 3
+    assert len(axis.collections[0].get_offsets()) == 4
+
+
+def test_ellipses_have_their_methods_dash_and_lie_within_the_axes(drawn: list[Figure], tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    run = {"model": "m", "dataset": "zsre", "seed": 0}
+    paths = pd.DataFrame(
+        [
+            {**run, "method": method, "edits": k, "he": 1.0, "he_change": np.exp(rng.normal()) * k,
+             "efficacy": 10 + rng.normal(), "generalization": 50.0, "specificity": 99 * (k % 2)}
+            for method in ("memit", "memit+sphere")
+            for k in range(1, 12)
+        ]
+    )  # fmt: skip
+    energy_change(paths, tmp_path / "x")
+    efficacy, _, specificity = drawn[0].axes
+    outlines = [line for line in efficacy.lines if line.get_marker() == "None" and len(line.get_xdata()) == 100][:2]
+    assert [outline.get_linestyle() for outline in outlines] == ["--", "--"]
+    assert outlines[0]._dash_pattern != outlines[1]._dash_pattern
+    for outline in outlines:
+        x, y = outline.get_data()
+        seen = y[np.isfinite(y)]
+        assert len(seen) < len(y)  # these would reach below zero
+        assert seen.min() >= 0
+        assert seen.max() <= efficacy.get_ylim()[1]
+        assert efficacy.get_xlim()[0] <= x[np.isfinite(y)].min()
+        assert x[np.isfinite(y)].max() <= efficacy.get_xlim()[1]
+    assert all(np.nanmax(line.get_ydata()) <= 100 for line in specificity.lines if len(line.get_ydata()))
+    assert efficacy.get_ylabel() == "|Δ token accuracy| (points)"
+
+
+def test_early_warning_has_a_lane_from_warning_to_collapse(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
+    FIGURES["early_warning"](gathered, tmp_path / "x")
+    lanes = drawn[0].axes[2]
+    assert [label.get_text() for label in lanes.get_yticklabels()] == [
+        "MEMIT", "MEMIT + SPHERE", "AlphaEdit", "SPHERE",
+    ]  # fmt: skip
+    energy = load(gathered, "energy_summary")
+    first = early_warnings(trajectories(load(gathered, "editing_summary"), energy), energy_by_batch(energy))
+    when = first[first["method"] == "memit"][["warning_edits", "collapse_edits"]].mean()
+    assert when.notna().all()
+    assert list(lanes.lines[0].get_xdata()) == list(when)
+    assert lanes.lines[0].get_marker() == look("memit").marker
+    assert list(lanes.lines[1].get_xdata()) == [when["warning_edits"]]
+    assert [text.get_text() for text in lanes.texts] == ["neither", "neither"]  # AlphaEdit and SPHERE
+
+
+def test_axes_say_which_accuracy_they_show(drawn: list[Figure], tmp_path: Path) -> None:
+    scope = made_up_study.study(methods=["memit"], seeds=[0], checkpoints=[20, 40, 60])
+    root = made_up_study.make_results(tmp_path, scope)
+    gather(root, scope, root / "tables")
+    for name in ("energy_accuracy", "editing_curves"):
+        FIGURES[name](root / "tables", tmp_path / name)
+        labels = [axis.get_ylabel() for axis in drawn[-1].axes]
+        assert [label for label in labels if "accuracy" in label] == [
+            "tiny\nCounterFact, accuracy (%)", "tiny\nzsRE, token accuracy (%)",
+        ]  # fmt: skip
+
+
+def test_training_is_drawn_in_no_methods_colour(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
+    FIGURES["training"](gathered, tmp_path / "x")
+    colours = {line.get_color() for axis in drawn[0].axes for line in axis.lines}
+    assert not colours & {look(name).colour for name in METHOD_LABELS}
 
 
 def test_sensitivity_writes_the_number_in_its_cell(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
@@ -270,14 +386,14 @@ def test_sensitivity_writes_the_number_in_its_cell(gathered: Path, drawn: list[F
 def test_plug_and_play_pairs_each_baseline(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
     FIGURES["plug_and_play"](gathered, tmp_path / "x")
     axis = drawn[0].axes[0]
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["MEMIT", "AlphaEdit"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["MEMIT", "AlphaEdit"]
     assert [bool(bar.get_hatch()) for bar in axis.patches] == [False, True, False, True]
     rows = load(gathered, "editing_by_method").query(
         "edits == 100 and metric == 'efficacy' and metric_family == 'accuracy'"
     )
     means = rows.set_index("method")["mean"]
     expected = [100 * means[name] for name in ("memit", "memit+sphere", "alphaedit", "sphere")]
-    assert [bar.get_height() for bar in axis.patches] == pytest.approx(expected)
+    assert [bar.get_width() for bar in axis.patches] == pytest.approx(expected)
 
 
 def test_a_method_without_its_results_is_not_drawn(drawn: list[Figure], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import made_up_study
@@ -25,6 +26,18 @@ def test_the_lines_name_the_report_the_two_methods_and_the_verdicts(tmp_path: Pa
     assert "tiny, 100 zsRE edits (token accuracy, %)" in numbers
     assert "MEMIT" not in numbers
     assert claims.startswith("claims: 2 reproduced, 1 not reproduced (")
+
+
+def test_metrics_that_a_dataset_does_not_have_are_dashes(tmp_path: Path) -> None:
+    scope = made_up_study.study(datasets=["counterfact"], methods=["alphaedit", "sphere"])
+    made_up_study.make_results(tmp_path, scope)
+    for path in tmp_path.rglob("editing.csv"):
+        records = pd.read_csv(path)
+        lacking = [column for column in records if column.endswith(("generalization", "specificity"))]
+        records.assign(**dict.fromkeys(lacking, "")).to_csv(path, index=False)
+    gather(tmp_path, scope, tmp_path / "tables")
+    _, numbers = headlines(tmp_path)
+    assert re.search(r": SPHERE \d+\.\d / – / –, AlphaEdit \d+\.\d / – / –$", numbers)
 
 
 def test_what_was_not_made_is_left_out(tmp_path: Path) -> None:

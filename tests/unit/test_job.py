@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,10 +40,18 @@ with job(snakemake, **{options}):
 """
 
 
+def start(
+    folder: Path, body: str, inputs: dict[str, str] | None = None, buffered: bool = False, **options: object
+) -> subprocess.CompletedProcess[str]:
+    code = SCRIPT.format(body=body, inputs=inputs or {}, options=options)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
 def run(folder: Path, body: str, inputs: dict[str, str] | None = None, **options: object) -> tuple[int, str, str]:
     """Exit status, what the process printed, and its log."""
-    code = SCRIPT.format(body=body, inputs=inputs or {}, options=options)
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    done = start(folder, body, inputs, **options)
     return done.returncode, done.stdout + done.stderr, (folder / "logs" / "log").read_text()
 
 
@@ -106,3 +115,39 @@ def test_a_stream_made_under_other_settings_is_not_continued(tmp_path: Path) -> 
     assert "ridge = 20, this job has 10" in log
     artifacts.record(tmp_path / "state", job={}, settings={"ridge": 10}, ancestors={})
     assert run(tmp_path, WRITE, {"previous": "state"}, continues="previous")[0] == 0
+
+
+FULL = "[Errno 28] No space left on device: free space there and run the same command again"
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize(
+    ("body", "status", "line"),
+    [
+        (WRITE, 1, f"error: {FULL} (this job writes out.txt)"),
+        ("raise InputError('bad input: mend it')", 2, "error: bad input: mend it"),
+        ("1 / 0", 1, "ZeroDivisionError: division by zero"),
+    ],
+    ids=["nothing wrong", "bad input", "anything else"],
+)
+def test_what_a_full_disk_keeps_out_of_the_log_is_on_the_terminal(
+    tmp_path: Path, body: str, status: int, line: str, buffered: bool
+) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "log").symlink_to("/dev/full")
+    if not buffered:  # then the job's own line fails, before its body
+        status, line = 1, f"error: {FULL} (this job writes out.txt)"
+    done = start(tmp_path, body, buffered=buffered)
+    assert done.returncode == status
+    assert done.stderr.splitlines()[-1] == line
+    assert ("Traceback" in done.stderr) == line.startswith("Zero")
+    assert not artifacts.sidecar(tmp_path / "out.txt").exists()
+
+
+def test_a_log_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "logs").touch()
+    done = start(tmp_path, WRITE)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the log logs/log cannot be written: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out.txt").exists()

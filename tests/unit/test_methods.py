@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from sphere import methods
 from sphere.errors import InputError
 from sphere.methods import Method, method_names, nearest, resolve
 from sphere.postprocess.base import POSTPROCESSES
@@ -86,9 +88,32 @@ def test_a_name_can_fix_settings():
     assert (method.hyperparameters["eta"], method.hyperparameters["alpha"]) == (0.3, 0.1)
     assert method.hyperparameters["second_moment_weight"] == 7
     assert resolve("sphere@directions=current").hyperparameters["directions"] == "current"
-    for name, message in (("memit@lr=1", "no hyperparameter 'lr'"), ("memit@eta", "write NAME@KEY=VALUE")):
-        with pytest.raises(InputError, match=message):
-            resolve(name)
+    assert resolve("alphaedit@nullspace_fraction=null").hyperparameters["nullspace_fraction"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("memit@lr=1", "method 'memit@lr=1' has no hyperparameter 'lr'"),
+        ("memit@eta", "method 'memit@eta': 'eta' sets nothing: write NAME@KEY=VALUE"),
+        ("sphere@", "method 'sphere@': '' sets nothing"),
+        ("sphere@eta=0.3@eta=0.5", "method 'sphere@eta=0.3@eta=0.5' sets 'eta' twice: drop one"),
+        ("sphere@eta=2001-99-99", "method 'sphere@eta=2001-99-99': the value of 'eta' is not YAML: '2001-99-99' is no"),
+        ("sphere@eta=2001-09-09", "method 'sphere@eta=2001-09-09': the value of 'eta' is no number or word"),
+        ("sphere@eta=-", "method 'sphere@eta=-': the value of 'eta' is no number or word"),
+        ("sphere@eta==", "method 'sphere@eta==': the value of 'eta' is not YAML"),
+        ("sphere@eta=[", "method 'sphere@eta=[' cannot be a folder's name"),
+        ("sphere@eta=!!bool x", "method 'sphere@eta=!!bool x' cannot be a folder's name"),
+        ("sphere@eta=0.3 #/../../../../evil", "method 'sphere@eta=0.3 #/../../../../evil' cannot be a folder's name"),
+        ("sphere@eta=0.3\n", "method 'sphere@eta=0.3\\n' cannot be a folder's name"),
+        ("sphere@eta=0." + "3" * 100, "method 'sphere@eta=0"),
+    ],
+)
+def test_a_name_that_fixes_nothing_or_cannot_be_a_folder_is_refused(name, message):
+    with pytest.raises(InputError) as caught:
+        resolve(name)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
 def test_hyperparameters_go_to_the_component_that_has_them():
@@ -125,7 +150,7 @@ def test_rows_add_methods_and_replace_them():
         ),
         ("memit+", "method 'memit+' names the unknown post-process ''"),
         ("sphere+sphere", "method 'sphere+sphere' applies sphere, sphere: name each post-process once"),
-        ("", "unknown method ''"),
+        ("", "method '' cannot be a folder's name"),
     ],
 )
 def test_unknown_names_say_what_was_meant(name, message):
@@ -180,6 +205,29 @@ def test_bad_rows_are_named(row, message):
     with pytest.raises(InputError) as caught:
         resolve("mine", rows={"mine": row})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("memit: [", "is not YAML: "),
+        ("memit: {solver: memit}\nmemit: {solver: ft}", "the key 'memit' stands twice"),
+        ("memit: {solver: !!bool maybe}", "'maybe' is no bool"),
+        ("- memit", "holds no methods"),
+        ("", "holds no methods"),
+        ("2: {solver: memit}", "method row 2: name it by letters"),
+        ("a@b: {solver: memit}", "method row 'a@b': name it by letters"),
+    ],
+)
+def test_a_mistake_in_the_file_of_rows_names_it(text, message, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "methods.yaml"
+    path.write_text(text)
+    monkeypatch.setattr(methods, "ROWS", path)
+    with pytest.raises(InputError) as caught:
+        methods._rows.__wrapped__()
+    assert str(caught.value).startswith(str(path))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_name_is_registered_once():

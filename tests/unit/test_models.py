@@ -15,7 +15,7 @@ from transformers import OPTConfig, OPTForCausalLM
 from sphere.errors import InputError
 from sphere.hooks import capture_inputs, capture_output, forward
 from sphere.models import FAMILIES as KNOWN
-from sphere.models import adapter, load
+from sphere.models import adapter, load, resolve_device
 
 
 def test_every_known_family_is_tested() -> None:
@@ -168,9 +168,20 @@ def test_a_broken_folder_is_refused_in_one_line(breakage: str, folder: Path) -> 
     [
         ({"dtype": "float33"}, "'float33' is not a torch dtype"),
         ({"dtype": "int64"}, "'int64' is not a torch dtype for weights"),
-        ({"device": "gpu"}, "device 'gpu' is unknown"),
+        *(({"device": name}, f"device '{name}' is unknown") for name in ("gpu", "mps", "meta", "cuda:x", "")),
+        ({"device": "cuda"}, "torch sees no GPU"),
     ],
 )
-def test_bad_options(options: dict[str, str], message: str, folder: Path) -> None:
+def test_bad_options(
+    options: dict[str, str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match=message):
         load(folder, **options)
+
+
+def test_a_gpu_beyond_those_that_are_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert resolve_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(InputError, match="torch sees 2 GPUs: use cuda:1 or less"):
+        resolve_device("cuda:9")

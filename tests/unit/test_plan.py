@@ -131,7 +131,31 @@ def test_the_shape_of_a_folder_is_read_there(name: str, models: dict[str, ModelC
     assert read == said.model_copy(update={"gated": True, "tied": read.tied})
     assert read.tied == CONFIGS[name].get("tie_word_embeddings", False)
     (tmp_path / "config.json").write_text('{"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4}')
-    with pytest.raises(InputError, match=r"there is no vocabulary in .*config\.json"):
+    with pytest.raises(InputError, match=r"shape is missing: .*config\.json: vocabulary: field required"):
+        shape_of(own)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "is no model's: it must hold an object"),
+        ("{", "is not JSON"),
+        ('{"hidden_size": "wide"}', "hidden_size is 'wide', no integer"),
+        ('{"n_layer": 4.5}', r"n_layer is 4\.5, no integer"),
+        (json.dumps({**LLAMA3, "hidden_size": -5}), r"width: .* \(got -5\)"),
+    ],
+)
+def test_a_folder_s_broken_config_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    source = PathSource(kind="path", path=tmp_path)
+    shape = ShapeSettings(width=1, inner=1, depth=1, heads=1, vocabulary=1)
+    own = ModelConfig(name="own", source=source, layers=(0,))
+    for call in (lambda: shape_of(own), lambda: check_shape("own", shape, tmp_path)):
+        with pytest.raises(InputError, match=rf"{path}") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=message):
         shape_of(own)
 
 

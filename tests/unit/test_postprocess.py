@@ -11,6 +11,7 @@ from torch import Tensor
 import sphere.methods  # noqa: F401  (registers every post-process)
 from sphere.directions import principal_directions, sparse_projection
 from sphere.errors import InputError, NumericalError
+from sphere.linalg import symmetric_eigen
 from sphere.postprocess.base import POSTPROCESSES, PostContext
 from sphere.postprocess.prune import Prune
 from sphere.postprocess.rect import Rect
@@ -132,6 +133,21 @@ class TestPrune:
         result = Prune().apply(update, around)
         # in the update's own singular bases the result is diagonal, with the values of the rule
         torch.testing.assert_close(left.T @ result @ right.T, expected.diag(), atol=1e-10 * size, rtol=1e-9)
+
+    @pytest.mark.parametrize(
+        ("raised", "expected"),
+        [(torch.linalg.LinAlgError, NumericalError), (torch.OutOfMemoryError, torch.OutOfMemoryError)],
+    )
+    def test_no_convergence_and_no_memory_are_told_apart(self, monkeypatch, raised, expected):
+        def fail(*_, **__):
+            raise raised("svd, eigh")
+
+        monkeypatch.setattr(torch.linalg, "svd", fail)
+        monkeypatch.setattr(torch.linalg, "eigh", fail)
+        with pytest.raises(expected):
+            Prune().apply(gaussian(7, 12), context())
+        with pytest.raises(expected):
+            symmetric_eigen(gaussian(7, 7), "a matrix")
 
     def test_small_updates_stay_as_they_are(self):
         update = 1e-3 * gaussian(7, 12, seed=3)

@@ -15,6 +15,7 @@ from torch import Tensor
 from sphere import general_ability, metrics, stages
 from sphere.config import EditSettings, TaskSettings, ValueSettings
 from sphere.contexts import Contexts
+from sphere.methods import resolve
 from sphere.models import LoadedModel, adapter
 from sphere.sequential import Editor, EditState
 from sphere.solvers.base import LayerProblem
@@ -30,7 +31,7 @@ STUDY = {
     "tasks": [],
 }  # fmt: skip
 PEOPLE = ("Ada Lovelace", "Emil Zátopek", "Łódź", "Vienna", "Prague", "Rome")
-Stream = Callable[[str], list[Path]]
+Stream = Callable[..., list[Path]]
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def stream(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMake
     records = [{"subject": name, "src": f"What is {name}?", "answers": ["New York"]} for name in PEOPLE]
     (root / "stream.json").write_text(json.dumps(records))
 
-    def edit(method: str) -> list[Path]:
+    def edit(method: str, *, energy_every: int = 1) -> list[Path]:
         folders = [root / "zsre" / method / "seed0" / f"edits{edits}" for edits in CHECKPOINTS]
         for i, folder in enumerate(folders):
             edit_segment(
@@ -59,12 +60,13 @@ def stream(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMake
                 method=method,
                 hyperparameters={},
                 editing=EditSettings(layers=LAYERS, device="cpu", values=ValueSettings(steps=1)),
-                **{name: root / f"{name}.safetensors" for name in ("statistics", "null_space", "directions")},
+                statistics=root / "statistics.safetensors",
+                spectra=[root / f"{name}.safetensors" for name in resolve(method).spectra],
                 contexts=root / "contexts.json",
                 previous=folders[i - 1] / "state.safetensors" if i else None,
                 upto=CHECKPOINTS[i],
                 batch_size=1,
-                energy_every=1,
+                energy_every=energy_every,
                 seed=0,
                 out_state=folder / "state.safetensors",
                 **{f"out_{name}": folder / f"{name}.csv" for name in ("energy", "timing", "incidents")},
@@ -102,6 +104,12 @@ def incidents(folders: list[Path]) -> list[tuple[int, int, str]]:
     frames = [pd.read_csv(folder / "incidents.csv") for folder in folders]
     assert all(tuple(frame.columns) == INCIDENT_COLUMNS for frame in frames)
     return [(row.edits, row.batch, row.event) for row in pd.concat(frames).itertuples()]
+
+
+def test_energy_is_measured_at_every_checkpoint_however_rarely_else(stream: Stream) -> None:
+    folders = stream("memit", energy_every=3)
+    found = [pd.read_csv(folder / "energy.csv")["batch"].unique().tolist() for folder in folders]
+    assert found == [[0, 2], [3, 4], [6]]
 
 
 def test_a_batch_that_is_not_finite_is_made_in_higher_precision(

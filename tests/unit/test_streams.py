@@ -81,6 +81,14 @@ def test_records_that_share_a_case_id_are_refused(dataset: Path) -> None:
         drawn(dataset, 2, 0)
 
 
+def test_what_the_loader_takes_can_be_written(dataset: Path) -> None:
+    """A byte order mark, and half of a surrogate pair where nothing reads it."""
+    records = json.loads(dataset.read_text())
+    records[0]["alt"] = "\ud800"
+    dataset.write_text(json.dumps(records), encoding="utf-8-sig")
+    assert sorted(record["case_id"] for record in drawn(dataset, 2, 0)) == [1, 3]
+
+
 @pytest.mark.parametrize("name", ["counterfact", "zsre"])
 def test_real_records_make_a_stream(sample_data: Path, tmp_path: Path, name: str) -> None:
     source = sample_data / f"{name}_sample.json"

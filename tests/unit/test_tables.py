@@ -22,7 +22,7 @@ from sphere.tables.intervals import EXACT, from_stderr, over_records, over_seeds
 from sphere.tables.layout import base_of, method_label, ordered_methods, paper_name, projected_pairs
 from sphere.tables.neurons import cosine_change, cosine_matrix, gather_neurons, sampled_weights
 from sphere.tables.render import Cell, Column, Row, Table, as_frame, as_latex, as_markdown, ranks
-from sphere.tables.stream import batch_seconds
+from sphere.tables.stream import batch_seconds, warning_table
 from sphere.tables.trajectories import early_warnings, energy_by_batch, trajectories
 
 ROOT = Path(__file__).parents[2]
@@ -292,11 +292,48 @@ def test_early_warnings_of_a_known_stream() -> None:
     assert calm[["warning_edits", "collapse_edits", "lead_edits"]].isna().all()
 
 
+@pytest.mark.parametrize(
+    ("efficacy", "collapse"), [((0, 60, 50), nan), ((0, 60, 30), 30), ((0, 0, 0), nan), ((nan, 60, 0), 30)]
+)
+def test_what_never_worked_does_not_collapse(efficacy: tuple[float, ...], collapse: float) -> None:
+    run = {"model": "m", "dataset": "d", "method": "a", "seed": 0}
+    paths = pd.DataFrame([{**run, "edits": 10 * (i + 1), "efficacy": value} for i, value in enumerate(efficacy)])
+    batches = pd.DataFrame([{**run, "edits": 10, "he_change": 2.0}])
+    found = early_warnings(paths, batches).iloc[0]
+    assert found["collapse_edits"] == pytest.approx(collapse, nan_ok=True)
+
+
+def test_false_alarms_and_misses_are_counted() -> None:
+    """Four seeds: both happened, HE alone moved, efficacy alone halved, neither."""
+    moved, halved = (2.0, 2.0, 0.5, 0.5), (0.2, 0.8, 0.2, 0.8)
+    editing, energy = [], []
+    for seed in range(4):
+        run = {"model": "m", "dataset": "counterfact", "method": "memit", "seed": seed}
+        scores = zip((10, 20), (0.8, halved[seed]), strict=True)
+        family = {"metric_family": "accuracy", "metric": "efficacy"}
+        editing += [{**run, "edits": edits, **family, "mean": score} for edits, score in scores]
+        changes = zip((0, 10, 20), (0.0, moved[seed], moved[seed]), strict=True)
+        energy += [{**run, "edits": n, "batch": n / 10, "layer": 0, "he_mean": 100 + c} for n, c in changes]
+    (row,) = warning_table(pd.DataFrame(editing), pd.DataFrame(energy)).rows
+    assert {key: row.cells[key].value for key in ("warned", "collapsed", "both", "seeds")} == {
+        "warned": 2, "collapsed": 2, "both": 1, "seeds": 4,
+    }  # fmt: skip
+    assert [row.cells[f"{key}_edits"].value for key in ("warning", "collapse", "lead")] == [10, 20, 10]
+
+
 def test_batch_seconds_leave_out_measuring(gathered: Path) -> None:
     seconds = batch_seconds(load(gathered, "timing_summary")).set_index("method")
     assert seconds.loc["sphere", "edit_s"].to_numpy() == pytest.approx(10.0)
     assert seconds.loc["sphere", "ratio_percent"].to_numpy() == pytest.approx(5.0)
     assert seconds.loc["memit", "projection_s"].to_numpy() == pytest.approx(0.0)
+
+
+def test_every_phase_but_measuring_is_edit_time() -> None:
+    spent = {"targets": 6.0, "keys": 1.0, "solve": 1.0, "post-process": 1.5, "projection": 0.5, "energy": 40.0}
+    run = {"model": "m", "dataset": "d", "method": "rect+sphere", "seed": 0}
+    rows = [{**run, "edits": 20 * b, "batch": b, "phase": p, "seconds": s} for b in (0, 1, 2) for p, s in spent.items()]
+    (seconds,) = batch_seconds(pd.DataFrame(rows)).to_dict("records")
+    assert [seconds[key] for key in ("edit_s", "projection_s", "ratio_percent")] == pytest.approx([10, 0.5, 5])
 
 
 # -------------------------------------------------------------------------------------------------------- neurons
@@ -322,10 +359,23 @@ def test_gather_neurons_takes_the_same_rows_of_every_weight(tmp_path: Path) -> N
     assert list(rows["layer"]) == [1, 2] * 3
     by_method = rows.groupby("method")["cosine_change"].mean()
     assert by_method["sphere"] < by_method["alphaedit"] < by_method["memit"]
-    sample = sampled_weights(tmp_path)["m", "d"]
+    sample = sampled_weights(tmp_path)["m", "d", 2]
     assert {weight.shape for weight in sample.values()} == {(128, 8)}
-    assert np.isin(sample["original"][:, 0], np.float32(2 * original[:, 0])).all()
+    assert np.isin(sample["original"][:, 0], np.float32(original[:, 0])).all()
     assert sampled_weights(tmp_path / "elsewhere") == {}
+
+
+def test_neurons_of_different_layers_are_never_drawn_side_by_side(tmp_path: Path) -> None:
+    """FT edits a layer of its own: the sample is of the layer that the others share, and so is its original."""
+    original, edited = made_up_study.weights(30, 8)
+    names = {"model": "m", "dataset": "d", "seed": 0, "edits": 20}
+    layers = {"ft": [5], "memit": [1, 2], "sphere": [1, 2], "rome": [2]}
+    streams = [({**names, "method": m}, {i: i * edited["memit"] for i in own}) for m, own in layers.items()]
+    gather_neurons(tmp_path, {"m": {i: i * original for i in (1, 2, 5)}}, iter(streams))
+    ((model, dataset, layer), sample), *others = sampled_weights(tmp_path).items()
+    assert (model, dataset, layer, others) == ("m", "d", 2, [])
+    assert set(sample) == {"original", "memit", "sphere", "rome"}
+    np.testing.assert_array_equal(sample["original"], np.float32(2 * original))
 
 
 # --------------------------------------------------------------------------------------------------------- render
@@ -459,7 +509,7 @@ def test_table1_shows_the_papers_value_beside_the_papers_model(tmp_path: Path) -
     assert "[52.89]" in as_markdown(table)
 
 
-def test_the_comparison_sets_every_published_number_beside_ours(tmp_path: Path) -> None:
+def test_the_comparison_sets_published_numbers_beside_ours(tmp_path: Path) -> None:
     scope = made_up_study.study(models=["llama3-8b-instruct"], seeds=[0], methods=["sphere", "memit"])
     gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
     table = build("comparison", tmp_path / "tables", published=PUBLISHED)
@@ -473,8 +523,11 @@ def test_the_comparison_sets_every_published_number_beside_ours(tmp_path: Path) 
     assert (cells["ours"].value, cells["ours"].half_width) == (ours.value, ours.half_width)
     assert (cells["paper"].value, cells["paper"].half_width) == (paper["cf_eff"], paper["cf_eff_pm"])
     assert cells["difference"].value == pytest.approx(ours.value - paper["cf_eff"])
-    assert cells["difference"].half_width == ours.half_width > 0
-    assert isfinite(rows["Table 2, LLaMA3-8B", "SPHERE, seconds of a batch"]["difference"].value)
+    assert cells["difference"].half_width == pytest.approx(np.hypot(ours.half_width, 1.959964 * paper["cf_eff_pm"]))
+    assert cells["difference"].half_width > ours.half_width > 0
+    speed = rows["Table 2, LLaMA3-8B", "SPHERE, seconds of a batch"]["difference"]
+    assert isfinite(speed.value)
+    assert isnan(speed.half_width)  # one seed, and no ± in the paper
     rank = rows["Figure 1, beside llama3-8b-instruct on CounterFact", "MEMIT, r_s of HE and efficacy"]
     assert rank["difference"].value == pytest.approx(rank["ours"].value + 0.96)
     lacking = {place for place, cells in rows.items() if not isfinite(cells["ours"].value)}
@@ -484,6 +537,22 @@ def test_the_comparison_sets_every_published_number_beside_ours(tmp_path: Path) 
     said = as_markdown(table)
     assert said.count("not run") == as_latex(table).count("not run") == 2 * len(lacking)
     assert "100 edits" in table.notes[0]
+
+
+def test_where_the_paper_has_no_interval_the_difference_has_ours(tmp_path: Path) -> None:
+    scope = made_up_study.study(models=["llama3-8b-instruct"], methods=["memit"])
+    gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
+    table = build("comparison", tmp_path / "tables", published=PUBLISHED)
+    (cells,) = [row.cells for row in table.rows if row.label == "MEMIT, r_s of HE and efficacy"]
+    assert isfinite(cells["ours"].half_width)
+    assert cells["difference"].half_width == cells["ours"].half_width
+
+
+def test_the_papers_interval_is_one_standard_error() -> None:
+    """Of 10,000 records: what config/published/README.md says of CounterFact's efficacy."""
+    paper = pd.read_csv(PUBLISHED / "table1_main.csv")
+    share = paper["cf_eff"] / 100
+    assert (100 * np.sqrt(share * (1 - share) / 10_000)).round(2).to_list() == paper["cf_eff_pm"].to_list()
 
 
 def test_there_is_nothing_to_compare_without_a_model_of_the_paper(gathered: Path) -> None:

@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from sphere.artifacts import SHORT, digest
 from sphere.claims import TESTS
 from sphere.figures import FIGURES
-from sphere.tables import TABLES
+from sphere.tables import SUMMARIES, TABLES
 
 from .conftest import ROOT, Workplace
 
@@ -176,7 +176,8 @@ def test_the_wall_times_are_drawn(page: Page) -> None:
 
 def test_every_data_file_downloads_as_it_is(page: Page, finished: Workplace) -> None:
     page.open("Data")
-    assert set(page.entries()) == {f"{name}.csv" for name in (*TABLES, "claims", "claims_detail", "artefacts")}
+    others = (*SUMMARIES, "neuron_cosine", "claims", "claims_detail", "artefacts")
+    assert set(page.entries()) == {f"{name}.csv" for name in (*TABLES, *others)}
     for name in page.entries():
         page.press(name)
         places = [finished.study / folder / name for folder in ("tables", "claims", "")]

@@ -27,6 +27,7 @@ MODEL = {
     "source": {"kind": "hub", "id": "Qwen/Qwen2.5-7B-Instruct"},
     "layers": [1],
     "statistics": {"documents": 2},
+    "shape": {"width": 64, "inner": 128, "depth": 4, "heads": 2, "vocabulary": 512},
 }
 RECORDS = [
     {"src": f"Where does {name} live?", "subject": name, "answers": ["Rome"]} for name in ("Ada", "Ben", "", "Cleo")

@@ -93,7 +93,10 @@ def test_energy_is_measured_in_every_batch_and_layer(finished: Workplace) -> Non
         for _, layer in energy.groupby("layer"):
             change = layer["he_sum"].diff().iloc[1:]
             assert change.tolist() == pytest.approx(layer["delta_he"].iloc[1:].tolist(), abs=1e-6)
-        assert (energy["bound"] <= energy["perturbation"]).all()
+        edited = energy[energy["batch"] > 0]
+        assert (edited["bound"] <= edited["perturbation"]).all()
+        assert (edited["bound"] <= edited["unit_perturbation"]).all()
+        assert energy.loc[energy["batch"] == 0, ["bound", "perturbation", "unit_perturbation"]].isna().all(axis=None)
 
 
 def test_general_ability_is_scored_on_every_task(finished: Workplace) -> None:

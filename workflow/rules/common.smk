@@ -5,24 +5,26 @@ import sys
 from pathlib import Path
 
 from sphere.artifacts import occupy
-from sphere.config import WorldSource, load_machine, load_study
+from sphere.config import RunSettings, WorldSource, load_run, load_study
 from sphere.errors import InputError
-from sphere.methods import nearest
+from sphere.methods import resolve
+from sphere.plain_yaml import read_yaml
 from sphere.plan import plan
 
-KEYS = ("study", "results", "sources", "machine")
-
-for key in config:
-    if key not in KEYS:
-        sys.exit(f"error: --config or config.yaml: unknown key {key!r}{nearest(key, KEYS)}")
+KEYS = tuple(RunSettings.model_fields)
 
 try:
-    WHOLE = load_study(str(config["study"]), places=config.get("sources"))
-    MACHINE = load_machine(config.get("machine", {}))
+    for file in workflow.configfiles:  # Snakemake takes a key that stands twice
+        if not file.endswith(".json"):
+            read_yaml(Path(file))
+    RUN = load_run(config)
+    WHOLE = load_study(RUN.study, places=RUN.sources)
+    MACHINE = RUN.machine
     PLAN = plan(WHOLE, MACHINE)
 except InputError as error:
     sys.exit(f"error: {error}")
 
+config.update(RUN.plain())  # with the defaults of what it leaves out
 STUDY = WHOLE.study
 MODELS = WHOLE.models
 FILES = {row.file_name: row for row in WHOLE.sources.values() if row.kind == "file"}
@@ -145,6 +147,12 @@ def kept(path):
 def tuned(wildcards):
     """The hyperparameters that tuning chose for the job's method, or none."""
     return "<study>/{model}/tuning/{method}.json" if STUDY.tuning else []
+
+
+def spectra(wildcards):
+    """The decompositions of the unedited model that the job's method reads."""
+    method = resolve(wildcards.method, hyperparameters=MODELS[wildcards.model].hyperparameters(wildcards.method))
+    return [f"<study>/{{model}}/{name}.safetensors" for name in method.spectra]
 
 
 def evaluated(name):

@@ -41,6 +41,7 @@ rule fetch_model:
     params:
         source=of_model(lambda model: sourced(WHOLE.model_source(model))),
         shape=of_model(lambda model: model.shape.plain() if model.shape else None),
+        code=of_model(lambda model: model.trust_remote_code),
         locks=str(WHOLE.locks),
     log:
         "<logs>/{model}/fetch_model.log",

@@ -17,6 +17,7 @@ SUMMARIES = [
     "skipped_summary",
     "missing",
 ]
+OFFERED = {"caption": "../report/data.rst", "category": "Data"}  # files that the report has for download
 FIGURES = captioned("figure")
 TABLES = [name for name in captioned("table") if name != "claims"]
 
@@ -62,7 +63,9 @@ rule gather:
             else []
         ),
     output:
-        summaries=expand("<study>/tables/{name}.csv", name=SUMMARIES),
+        summaries=[
+            report(f"<study>/tables/{name}.csv", labels={"file": f"{name}.csv"}, **OFFERED) for name in SUMMARIES
+        ],
     params:
         study={
             "models": list(MODELS),
@@ -93,7 +96,9 @@ rule neurons:
         models=expand("<study>/{model}/model", model=MODELS),
         states=over_streams("state.safetensors", edits=FINAL),
     output:
-        cosine=ensure("<study>/tables/neuron_cosine.csv", non_empty=True),
+        cosine=ensure(
+            report("<study>/tables/neuron_cosine.csv", labels={"file": "neuron_cosine.csv"}, **OFFERED), non_empty=True
+        ),
         sample="<study>/tables/neurons.safetensors",
     params:
         streams=[
@@ -141,15 +146,7 @@ rule tables:
             )
             for name in TABLES
         ],
-        [
-            report(
-                f"<study>/tables/{name}.csv",
-                caption="../report/data.rst",
-                category="Data",
-                labels={"file": f"{name}.csv"},
-            )
-            for name in TABLES
-        ],
+        [report(f"<study>/tables/{name}.csv", labels={"file": f"{name}.csv"}, **OFFERED) for name in TABLES],
         expand("<study>/tables/{name}.{ext}", name=TABLES, ext=["md", "tex"]),
     params:
         sources=["published"],
@@ -216,12 +213,7 @@ rule claims:
             labels={"table": title("table", "claims")},
         ),
         [
-            report(
-                f"<study>/claims/{name}.csv",
-                caption="../report/data.rst",
-                category="Data",
-                labels={"file": f"{name}.csv"},
-            )
+            report(f"<study>/claims/{name}.csv", labels={"file": f"{name}.csv"}, **OFFERED)
             for name in ("claims", "claims_detail")
         ],
         "<study>/claims/claims.md",
@@ -255,12 +247,7 @@ rule provenance:
             category="Provenance",
             labels={"page": title("provenance")},
         ),
-        artefacts=report(
-            "<study>/artefacts.csv",
-            caption="../report/data.rst",
-            category="Data",
-            labels={"file": "artefacts.csv"},
-        ),
+        artefacts=report("<study>/artefacts.csv", labels={"file": "artefacts.csv"}, **OFFERED),
         page="<study>/provenance.md",
     params:
         study=WHOLE.plain(),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sphere.artifacts import read_json
 from sphere.config import EditSettings
-from sphere.job import job
+from sphere.job import job, paths
 
 with job(snakemake, continues="previous"):
     from sphere.stages import edit_segment
@@ -19,8 +19,7 @@ with job(snakemake, continues="previous"):
         editing=EditSettings(**params.editing),
         contexts=Path(files.contexts),
         statistics=Path(files.statistics),
-        null_space=Path(files.null_space),
-        directions=Path(files.directions),
+        spectra=paths(files.spectra),
         previous=Path(files.previous) if files.previous else None,
         upto=int(snakemake.wildcards.edits),
         batch_size=params.batch_size,

@@ -9,6 +9,7 @@ from sphere.plan.shapes import check_shape
 
 with job(snakemake):
     params = snakemake.params
-    fetch_snapshot(Source(**params.source), Path(snakemake.output[0]), Path(params.locks))
+    out = Path(snakemake.output[0])
+    fetch_snapshot(Source(**params.source), out, Path(params.locks), code=params.get("code", False))  # of a model
     if params.get("shape"):  # of a model whose file says one
-        check_shape(snakemake.wildcards.model, ShapeSettings(**params.shape), Path(snakemake.output[0]))
+        check_shape(snakemake.wildcards.model, ShapeSettings(**params.shape), out)

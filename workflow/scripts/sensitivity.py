@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sphere.artifacts import read_json
 from sphere.config import EditSettings, SensitivitySettings
-from sphere.job import job
+from sphere.job import job, paths
 
 with job(snakemake):
     from sphere.tune import map_sensitivity
@@ -19,8 +19,7 @@ with job(snakemake):
         editing=EditSettings(**params.editing),
         contexts=Path(files.contexts),
         statistics=Path(files.statistics),
-        null_space=Path(files.null_space),
-        directions=Path(files.directions),
+        spectra=paths(files.spectra),
         batch_size=params.batch_size,
         out=Path(snakemake.output.trials),
     )

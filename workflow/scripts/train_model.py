@@ -1,10 +1,14 @@
 """Train the embedded base model on the world's corpus."""
 
+import os
 from pathlib import Path
 
 from sphere.artifacts import write_csv
 from sphere.config import TrainingSettings
 from sphere.job import job
+
+# Threads that wait sleep instead of spinning: beside another busy process that makes training many times faster.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 with job(snakemake):
     from sphere.training import train
