@@ -94,20 +94,25 @@ def map_sensitivity(
 ) -> None:
     """Write one row (CSV) for every pair of eta and alpha, in the order of rows of the paper's map.
 
-    Evaluated after the last edit only. ``needs`` is passed to ``try_settings``.
+    Evaluated after the last edit only. Pairs of which one is 0 project nothing, so one edit of them stands for all.
+    ``needs`` is passed to ``try_settings``.
     """
     pairs = [{"eta": eta, "alpha": alpha} for eta in sensitivity.eta for alpha in sensitivity.alpha]
-    frame = try_settings(
+    kinds = [(pair["eta"], pair["alpha"]) if pair["eta"] and pair["alpha"] else None for pair in pairs]
+    distinct = dict(zip(kinds, pairs, strict=True))
+    tried = try_settings(
         model_dir,
         requests,
-        pairs,
+        list(distinct.values()),
         method=sensitivity.method,
         edits=sensitivity.edits,
         evaluate_every=sensitivity.edits,
         seed=0,
         **needs,
     )
-    write_csv(frame, out)
+    found = dict(zip(distinct, tried.to_dict("records"), strict=True))
+    rows = [{**found[kind], **pair, "trial": i} for i, (kind, pair) in enumerate(zip(kinds, pairs, strict=True))]
+    write_csv(pd.DataFrame(rows), out)
 
 
 def try_settings(

@@ -38,6 +38,8 @@ DOCUMENT = 1000
 """Tokens of a document of the corpus (an English Wikipedia article), where ``max_length`` does not cut it."""
 CHARACTERS = 4
 """Bytes of text a token."""
+CORPUS = 32
+"""Bytes that a token of the training corpus takes while the corpus is read and packed into rows."""
 ABILITY = {"rows": 16, "prompt": 500, "generated": 256}
 """Rows in a batch, and tokens of an item, of the general-ability tasks."""
 
@@ -276,7 +278,8 @@ class Costs:
             training = model.source.training
             tokens = training.steps * training.batch_size * training.length
             seconds = max(self.flops(model=6 * tokens * s.parameters), training.steps * 3 * PASS)
-            held = 16 * s.parameters + training.batch_size * training.length * s.shape.depth * s.saved
+            row = s.shape.depth * s.saved + 3 * 4 * s.shape.vocabulary  # of a token: the layers', the logits'
+            held = 16 * s.parameters + training.batch_size * training.length * row + CORPUS * tokens
             yield self._job("train_model", least=held, seconds=seconds, written=self.folder)
         else:
             written = self.folder if isinstance(model.source, HubSource) else 0
@@ -361,7 +364,7 @@ class Costs:
                 "sensitivity",
                 study.sensitivity
                 and study.sensitivity.method == name
-                and len(study.sensitivity.eta) * len(study.sensitivity.alpha),
+                and 1 + sum(map(bool, study.sensitivity.eta)) * sum(map(bool, study.sensitivity.alpha)),
                 study.sensitivity and study.sensitivity.edits,
             ),
         ):

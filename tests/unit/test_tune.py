@@ -19,7 +19,7 @@ from sphere.errors import InputError
 from sphere.models import adapter
 from sphere.spectra import save_directions, save_null_space
 from sphere.stats import collect_statistics
-from sphere.tune import METRICS, map_sensitivity, score, trials, tune
+from sphere.tune import METRICS, map_sensitivity, score, trials, try_settings, tune
 
 
 def frame(*means: float) -> pd.DataFrame:
@@ -86,8 +86,7 @@ def files(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
         "editing": EditSettings(layers=(1,), device="cpu", values=ValueSettings(steps=2)),
         "contexts": tmp_path / "contexts.json",
         "statistics": tmp_path / "statistics.safetensors",
-        "null_space": tmp_path / "null_space.safetensors",
-        "directions": tmp_path / "directions.safetensors",
+        "spectra": [tmp_path / f"{name}.safetensors" for name in ("null_space", "directions")],
         "batch_size": 2,
         "out_chosen": tmp_path / "memit.json",
         "out_trials": tmp_path / "memit.csv",
@@ -158,12 +157,20 @@ def test_too_few_records_are_refused(files: dict[str, Any]) -> None:
         tune(**{**files, "tuning": TuningSettings(trials=3, edits=5)})
 
 
-def test_the_map_has_every_pair_and_alpha_0_is_the_method_without_the_projection(files: dict[str, Any]) -> None:
+def test_the_map_has_every_pair_and_edits_once_without_the_projection(
+    files: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr(
+        "sphere.tune.try_settings", lambda *given, **named: tried.append(given[2]) or try_settings(*given, **named)
+    )
     for name in ("method", "grid", "tuning", "out_chosen", "out_trials"):
         del files[name]
     settings = SensitivitySettings(method="memit+sphere", eta=(0, 0.5), alpha=(0, 0.9), edits=4)
     map_sensitivity(**files, sensitivity=settings, out=files["model_dir"].parent / "map.csv")
     table = pd.read_csv(files["model_dir"].parent / "map.csv")
+    assert [len(each) for each in tried] == [2]
+    assert list(table["trial"]) == [0, 1, 2, 3]
     assert list(table) == ["trial", "eta", "alpha", *METRICS, "score"]
     assert list(zip(table["eta"], table["alpha"], strict=True)) == [(0, 0), (0, 0.9), (0.5, 0), (0.5, 0.9)]
     off = table[(table["eta"] == 0) | (table["alpha"] == 0)]
