@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 import plain
 import torch
-from counting import Lengths, edit_operations, projection_operations
+from counting import Lengths, Phase, edit_operations, projection_operations
 from measure import Goal, Row, Series, in_turn, matmul_rate, operation_ratio
 from torch import Tensor
 from workload import CONFIG, LLAMA3_8B, Workload
@@ -207,14 +207,18 @@ def shares(workload: Workload, size: Size, device: torch.device) -> tuple[list[R
     d_out, d_in = size.matrix
     config, settings = LLAMA3_8B, load_study("paper", root=CONFIG).models["llama3-8b-instruct"]
     wide = round(directions.shape[1] / d_out * config.hidden_size)
-    counted = edit_operations(
-        config,
-        Lengths.of(workload.tokenizer, workload.texts.requests[:100], workload.contexts),
-        layers=settings.layers,
-        steps=settings.values.steps,
-        directions=wide,
-        kept=round(KEPT * config.intermediate_size),
-    )
+
+    def count(requests: int) -> dict[str, Phase]:
+        return edit_operations(
+            config,
+            Lengths.of(workload.tokenizer, workload.texts.requests[:requests], workload.contexts),
+            layers=settings.layers,
+            steps=settings.values.steps,
+            directions=wide,
+            kept=round(KEPT * config.intermediate_size),
+        )
+
+    counted, single = count(100), count(1)
     narrow = torch.bfloat16 if device.type == "cuda" else torch.float32
     rates = matmul_rate(narrow, device), matmul_rate(torch.float64, device)
     rest = sum(counted[phase].model / rates[0] + counted[phase].float64 / rates[1] for phase in REST)
@@ -238,15 +242,16 @@ def shares(workload: Workload, size: Size, device: torch.device) -> tuple[list[R
             ("energy", large, timed.plain, len(settings.layers), 1.0, ""),
         )
     ]
+    every, one = list(counted.values()), list(single.values())
     phases = [
-        Series(
-            f"in {kind}",
-            "phase of a batch of 100 edits at Llama3-8B shapes",
-            list(counted),
-            [getattr(phase, name) / 1e12 for phase in counted.values()],
-            unit="10^12 operations",
+        Series(what, "phase of a batch of 100 edits at Llama3-8B shapes", list(counted), costs, unit="counted")
+        for what, costs in (
+            ("10^12 operations in the model's dtype", [phase.model / 1e12 for phase in every]),
+            ("10^12 operations in float64", [phase.float64 / 1e12 for phase in every]),
+            ("10^12 bytes at least", [phase.bytes / 1e12 for phase in every]),
+            ("operations a byte", [phase.intensity for phase in every]),
+            ("operations a byte, one request at a time", [phase.intensity for phase in one]),
         )
-        for name, kind in (("model", "the model's dtype"), ("float64", "float64"))
     ]
     return rows, phases
 

@@ -1,15 +1,18 @@
-"""Floating-point operations of one batch of edits, counted from the shapes; a product of a x b by b x c takes 2 a b c.
+"""Operations and bytes of one batch of edits, counted from the shapes; a product of a x b by b x c takes 2 a b c.
 
-Attention scores (well under 1 % at the length of a prompt), norms and activations are left out.
+Attention scores (well under 1 % at the length of a prompt), norms and activations are left out. Bytes are those of the
+matrices alone, each read or written once a pass or product: the least that a machine with any cache has to move.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
+from sphere.batching import DEFAULT_TOKEN_BUDGET
 from sphere.contexts import Contexts
 from sphere.data import EditRequest
 from sphere.tokens import encode
@@ -18,11 +21,19 @@ from sphere.values import encode_in_contexts
 
 @dataclass(frozen=True)
 class Phase:
-    """Operations of one phase of a batch."""
+    """Operations and bytes of one phase of a batch."""
 
     model: float = 0.0
-    """In the model's own dtype."""
+    """Operations in the model's own dtype."""
     float64: float = 0.0
+    """Operations in float64."""
+    bytes: float = 0.0
+    """Read and written at least."""
+
+    @property
+    def intensity(self) -> float:
+        """Operations a byte."""
+        return (self.model + self.float64) / self.bytes
 
 
 @dataclass(frozen=True)
@@ -76,23 +87,35 @@ def value_operations(config: LlamaConfig, lengths: Lengths, *, layer: int, steps
 def edit_operations(
     config: LlamaConfig, lengths: Lengths, *, layers: Sequence[int], steps: int, directions: int, kept: int
 ) -> dict[str, Phase]:
-    """Phase -> operations of a batch that SPHERE edits after the first: AlphaEdit with a past, and the projection.
+    """Phase -> what a batch that SPHERE edits after the first takes: AlphaEdit with a past, and the projection.
 
-    ``kept`` of the d_in directions may be edited, the projection is away from ``directions``.
+    ``kept`` of the d_in directions may be edited, the projection is away from ``directions``. The model has two bytes a
+    parameter.
     """
     d_out, d_in, n = config.hidden_size, config.intermediate_size, lengths.requests
+    batches = ceil(lengths.whole / DEFAULT_TOKEN_BUDGET)  # each reads the weights that it passes
+    layer, head = layer_operations(config), 2 * d_out * config.vocab_size  # as many bytes: two a parameter
+    above = (config.num_hidden_layers - 1 - layers[-1]) * layer + head
     # the keys of each layer, and those of all layers after the batch, need a pass up to the last edited layer
     passes = (len(layers) + 1) * lengths.prompts * (layers[-1] + 1) * layer_operations(config)
     system = 2 * d_in**2 * kept + 2 * d_in * kept**2 + 2 * kept**2 * n  # B^T M B and B^T K K^T B
     solve = kept**3 / 3 + 2 * kept**2 * n  # Cholesky, and two triangular solves
     update = 2 * d_in * kept * n * 2 + 2 * d_out * d_in * n  # B^T K, B X, and R (B X)^T
     past = 2 * d_in**2 * n
+    read = batches * (config.num_hidden_layers * layer + head + steps * 2 * above)  # forward and backward
+    walked = batches * (len(layers) + 1) * (layers[-1] + 1) * layer
+    walked += 3 * len(layers) * 8 * d_in**2  # M, K K^T and their sum
+    solved = 8 * (d_in * kept + d_in**2 + 3 * kept**2 + d_out * d_in)  # basis, M, system, factor and its use, dW
+    projected = 8 * (2 * d_out * d_in + d_in * directions)
+    measured = 4 * d_out * d_in + 8 * d_out**2
     return {
-        "targets": Phase(model=value_operations(config, lengths, layer=layers[-1], steps=steps)),
-        "keys": Phase(model=passes, float64=len(layers) * past),
-        "solve": Phase(float64=len(layers) * (system + solve + update)),
-        "projection": Phase(float64=len(layers) * projection_operations(d_out, d_in, directions)),
-        "energy": Phase(model=len(layers) * d_out**2 * d_in),  # half of a float32 Gram product
+        "targets": Phase(model=value_operations(config, lengths, layer=layers[-1], steps=steps), bytes=read),
+        "keys": Phase(model=passes, float64=len(layers) * past, bytes=walked),
+        "solve": Phase(float64=len(layers) * (system + solve + update), bytes=len(layers) * solved),
+        "projection": Phase(
+            float64=len(layers) * projection_operations(d_out, d_in, directions), bytes=len(layers) * projected
+        ),
+        "energy": Phase(model=len(layers) * d_out**2 * d_in, bytes=len(layers) * measured),  # half a Gram product
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import counting
 import plain
@@ -61,6 +62,26 @@ def test_operations_of_the_values(tiny_model: ModelMaker, tiny_tokenizer: Tokeni
     lengths = Lengths.of(tokenizer, requests, contexts)
     expected = counting.value_operations(config, lengths, layer=1, steps=3)
     assert 1.0 < counted / expected < 1.25
+
+
+def test_bytes_of_a_batch(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    """Two a parameter of the layers' matrices and the head: once for all, then up and down above z at every step."""
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    requests = [EditRequest(i, "Paris", "Paris is the capital of", 0, "Rome", None) for i in range(2)]
+    assert isinstance(model.config, LlamaConfig)
+    given: Any = {"layers": (0, 1), "steps": 3, "directions": 4, "kept": 40}
+    few, many = (
+        counting.edit_operations(model.config, Lengths.of(tokenizer, requests[:n], Contexts()), **given) for n in (1, 2)
+    )
+    matrices = [p.numel() for p in adapter(model).layer(0).parameters() if p.dim() == 2]
+    head = model.get_output_embeddings().weight.numel()
+    depth = model.config.num_hidden_layers
+    above = (depth - 2) * sum(matrices) + head
+    assert few["targets"].bytes == many["targets"].bytes == 2 * (depth * sum(matrices) + head + 3 * 2 * above)
+    assert few["targets"].intensity < many["targets"].intensity
+    d_out, d_in = model.config.hidden_size, model.config.intermediate_size
+    assert many["projection"].bytes == 2 * 8 * (2 * d_out * d_in + 4 * d_in)
 
 
 def test_rows_at_the_shape_of_a_large_model_in_small() -> None:
