@@ -1,8 +1,8 @@
 """Settings tried on held-out edits: a search, the same for every method, and the map over eta and alpha.
 
-The score looks at the whole trial stream, not at its first batch alone: it is the mean, over the trial's batches, of
-the harmonic mean of efficacy, generalization and specificity (accuracy family) on all edits made so far. The tuning
-records' facts are none of the test stream's.
+The score looks at the whole trial stream, not at its first batch alone: it is the mean, over evaluations along the
+trial, of the harmonic mean of efficacy, generalization and specificity (accuracy family) on all edits made so far. The
+tuning records' facts are none of the test stream's.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def tune(
         method=method,
         hyperparameters=hyperparameters,
         edits=tuning.edits,
-        evaluate_every=batch_size,
+        evaluate_every=tuning.evaluated_every(batch_size),
         batch_size=batch_size,
         seed=tuning.seed,
         **needs,

@@ -371,7 +371,8 @@ class Costs:
             if not tried or not edits:
                 continue
             batches = ceil(edits / study.batch_size)
-            measured = range(study.batch_size, edits + 1, study.batch_size) if rule == "tune" else (edits,)
+            every = study.tuning.evaluated_every(study.batch_size) if study.tuning and rule == "tune" else edits
+            measured = range(every, edits + every, every)
             once = batches * self.batch_seconds(method, COUNTERFACT)
             once += sum(self.evaluation_seconds(each, COUNTERFACT) for each in measured)
             yield self._job(rule, least=least, most=most, files=files, seconds=tried * once, method=name)
