@@ -74,8 +74,9 @@ def neuron_map(groups: Groups, stem: Path, *, seed: int = 0) -> None:
                 axis.plot(*np.stack([before, after]).transpose(2, 0, 1), color="#999999", linewidth=0.5, zorder=1)
                 axis.scatter(*before.T, s=7, facecolor="white", edgecolor="#777777", linewidth=0.5, zorder=2)
                 axis.scatter(*after.T, s=7, linewidth=0.5, zorder=3, **style.points)
-                axis.set_title(f"{title}\n{style.label}", loc="left")
+                axis.set_title(style.label, loc="left")
                 axis.tick_params(labelbottom=False, labelleft=False, length=0)
+            line[0].set_ylabel(title)
             for axis in line[len(labels) :]:
                 axis.set_visible(False)
         figure.supxlabel("t-SNE 1 (no unit)", fontsize=7)
