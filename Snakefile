@@ -31,6 +31,8 @@ rule all:
         rules.claims.output,
         rules.provenance.output,
         rules.report.output,
+    message:
+        "The study {STUDY.name} is complete"
 
 
 onsuccess:
