@@ -7,8 +7,8 @@ from sphere.artifacts import write_csv
 from sphere.config import TrainingSettings
 from sphere.job import job
 
-# Threads that wait sleep instead of spinning: beside another busy process that makes training many times faster.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Threads that wait soon sleep instead of spinning on, which beside another busy process slows training many times.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 with job(snakemake):
     from sphere.training import train
