@@ -326,10 +326,8 @@ class Editor:
                 solved = self._solved(solver, group, current, clock)
             for i in self.layers:
                 updates[i] += solved[i]
-        for process in self._processes("batch"):
-            with clock(process.phase):
-                for i in self.layers:
-                    updates[i] = process.apply(updates[i], self._context(i, before[i]))
+        for i in self.layers:
+            updates[i] = self._passed(self._processes("batch"), updates[i], i, before[i], clock)
         after = {i: (before[i].double() + updates[i]).to(self.dtype) for i in self.layers}
         for i, weight in after.items():
             if not torch.isfinite(weight).all():
@@ -386,9 +384,7 @@ class Editor:
                     basis=self.bases.get(i),
                 )
                 update = solver.solve(problem)
-            for process in self._processes("layer"):
-                with clock(process.phase):
-                    update = process.apply(update, self._context(i, current[i]))
+            update = self._passed(self._processes("layer"), update, i, current[i], clock)
             solved[i] = update
             current[i] = current[i] + update
             self.adapter.set_weight(i, current[i])
@@ -412,9 +408,7 @@ class Editor:
                 generator=generator,
             )
         update = self.adapter.weight(i).double() - start
-        for process in self._processes("layer"):
-            with clock(process.phase):
-                update = process.apply(update, self._context(i, current[i]))
+        update = self._passed(self._processes("layer"), update, i, current[i], clock)
         current[i] = current[i] + update
         return {i: update}
 
@@ -469,8 +463,15 @@ class Editor:
         each = takewhile(lambda p: p.stage == "update", self.method.postprocess)
         return [p for p in each if p.scope == scope]
 
-    def _context(self, layer: int, weight: Tensor) -> PostContext:
-        return PostContext(weight, self.pretrained[layer], self.directions.get(layer), self.kept[layer])
+    def _passed(
+        self, processes: Sequence[PostProcess], update: Tensor, layer: int, weight: Tensor, clock: _Clock
+    ) -> Tensor:
+        """The update of a layer's ``weight`` after these post-processes, each timed under its own phase."""
+        context = PostContext(weight, self.pretrained[layer], self.directions.get(layer), self.kept[layer])
+        for process in processes:
+            with clock(process.phase):
+                update = process.apply(update, context)
+        return update
 
     def _evaluated(self, after: Matrices, clock: _Clock) -> Matrices:
         """The weights to evaluate: ``after`` itself unless the method restrains the accumulated update."""
@@ -480,9 +481,7 @@ class Editor:
         evaluated = {}
         for i, weight in after.items():
             change = weight.double() - self.pretrained[i].double()
-            for process in processes:
-                with clock(process.phase):
-                    change = process.apply(change, self._context(i, weight))
+            change = self._passed(processes, change, i, weight, clock)
             evaluated[i] = (self.pretrained[i].double() + change).to(self.dtype)
         return evaluated
 
