@@ -19,19 +19,20 @@ test: lint packages
 drill: setup
 	SPHERE_DRILL=1 pytest tests/reliability
 
-# Style, types, the workflow's format and lints, and a dry run of every study (the last two: tests/workflow).
+# Style, types, which wing imports which, the workflow's format and lints, and a dry run of every study (the last two: tests/workflow).
 lint: setup
 	ruff check .
 	mypy
+	lint-imports
 	snakefmt --check Snakefile workflow
 
 # TeX, Chromium and SLURM, where they are not there yet.
 packages:
 	.ci/packages
 
-# What follows from sphere/config.py: workflow/schemas/ and the tables of config/README.md.
+# What follows from sphere/config/: workflow/schemas/ and the tables of config/README.md.
 reference: setup
-	python -m sphere.config_reference
+	python -m sphere.study.config_reference
 
 # The stamp is newer than what it was installed from, so that a changed pin installs again.
 setup: $(BIN)/.installed

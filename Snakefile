@@ -36,6 +36,6 @@ rule all:
 
 
 onsuccess:
-    from sphere.headlines import headlines
+    from sphere.report.headlines import headlines
 
     print(*headlines(Path(config["results"]) / STUDY.name), sep="\n")

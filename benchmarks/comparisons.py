@@ -14,13 +14,13 @@ from measure import Goal, Row, Series, in_turn, matmul_rate, operation_ratio
 from torch import Tensor
 from workload import CONFIG, LLAMA3_8B, Workload
 
-from sphere.config import load_study
-from sphere.data import EditRequest
-from sphere.directions import principal_directions, sparse_projection
-from sphere.energy import measure_energy
-from sphere.metrics import evaluate_requests
-from sphere.stats import collect_statistics
-from sphere.values import target_values
+from sphere.data.records import EditRequest
+from sphere.editing.stats import collect_statistics
+from sphere.editing.values import target_values
+from sphere.evaluation.metrics import evaluate_requests
+from sphere.geometry.directions import principal_directions, sparse_projection
+from sphere.geometry.energy import measure_energy
+from sphere.study.configuration import load_study
 
 ETA, ALPHA = 0.5, 0.5
 """SPHERE's settings on AlphaEdit."""

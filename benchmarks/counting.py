@@ -12,11 +12,11 @@ from math import ceil
 
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
-from sphere.batching import DEFAULT_TOKEN_BUDGET
-from sphere.contexts import Contexts
-from sphere.data import EditRequest
-from sphere.tokens import encode
-from sphere.values import encode_in_contexts
+from sphere.data.records import EditRequest
+from sphere.editing.contexts import Contexts
+from sphere.editing.values import encode_in_contexts
+from sphere.models.batching import DEFAULT_TOKEN_BUDGET
+from sphere.models.tokens import encode
 
 
 @dataclass(frozen=True)

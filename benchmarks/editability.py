@@ -12,15 +12,16 @@ import argparse
 import itertools
 from pathlib import Path
 
-from sphere.config import ValueSettings
-from sphere.contexts import Contexts
-from sphere.data import load_requests
-from sphere.methods import resolve
-from sphere.metrics import evaluate_requests
-from sphere.models import adapter, load
-from sphere.sequential import Editor
-from sphere.stats import collect_statistics, read_documents
-from sphere.values import target_values
+from sphere.config.values import ValueSettings
+from sphere.data.records import load_requests
+from sphere.editing.contexts import Contexts
+from sphere.editing.loop import Editor
+from sphere.editing.methods import resolve
+from sphere.editing.stats import collect_statistics, read_documents
+from sphere.editing.values import target_values
+from sphere.evaluation.metrics import evaluate_requests
+from sphere.models.adapters import adapter
+from sphere.models.loading import load
 
 METHODS = {"memit-seq": {"second_moment_weight": 50}, "alphaedit": {"nullspace_fraction": 0.8, "ridge": 1}}
 

@@ -10,12 +10,12 @@ from comparisons import ALPHA, ETA, Size, random_weight
 from measure import Series, seconds
 from workload import Workload
 
-from sphere.directions import principal_spectrum, sparse_projection
-from sphere.energy import measure_energy
-from sphere.methods import resolve
-from sphere.sequential import Editor, Record
-from sphere.stats import collect_statistics
-from sphere.values import target_values
+from sphere.editing.loop import Editor, Record
+from sphere.editing.methods import resolve
+from sphere.editing.stats import collect_statistics
+from sphere.editing.values import target_values
+from sphere.geometry.directions import principal_spectrum, sparse_projection
+from sphere.geometry.energy import measure_energy
 
 BATCH = 20
 """Edits in a batch of the stream."""

@@ -21,18 +21,22 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sphere.config import MachineSettings, ShapeSettings, StatisticsSettings, WorldSettings, load_study
-from sphere.contexts import sample_contexts
-from sphere.data import load_requests
-from sphere.methods import resolve
-from sphere.models import adapter, resolve_device
-from sphere.plan.costs import CONTEXT, FRAGMENTATION, GIB, Costs
-from sphere.plan.shapes import shape_of
-from sphere.sequential import Editor
-from sphere.spectra import Spectra, key_spectrum, principal_spectrum
-from sphere.stats import collect_statistics, read_documents
-from sphere.training import train_tokenizer
-from sphere.world import build
+from sphere.config.machine import MachineSettings
+from sphere.config.model import ShapeSettings, StatisticsSettings
+from sphere.config.world import WorldSettings
+from sphere.data.records import load_requests
+from sphere.data.world.build import build
+from sphere.data.world.training import train_tokenizer
+from sphere.editing.contexts import sample_contexts
+from sphere.editing.loop import Editor
+from sphere.editing.methods import resolve
+from sphere.editing.spectra import Spectra, key_spectrum, principal_spectrum
+from sphere.editing.stats import collect_statistics, read_documents
+from sphere.models.adapters import adapter
+from sphere.models.loading import resolve_device
+from sphere.study.configuration import load_study
+from sphere.study.plan.costs import CONTEXT, FRAGMENTATION, GIB, Costs
+from sphere.study.plan.shapes import shape_of
 
 TINY = ShapeSettings(width=64, inner=224, depth=10, heads=4, kv_heads=1, vocabulary=2048)
 

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from sphere.config import ValueSettings
-from sphere.contexts import Contexts
-from sphere.data import EditRequest
-from sphere.hooks import hidden
-from sphere.models import Adapter
-from sphere.tokens import encode_many, pad_id, right_pad
-from sphere.values import KL_PROMPT, encode_in_contexts
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest
+from sphere.editing.contexts import Contexts
+from sphere.editing.values import KL_PROMPT, encode_in_contexts
+from sphere.models.adapters import Adapter
+from sphere.models.hooks import hidden
+from sphere.models.tokens import encode_many, pad_id, right_pad
 
 # ------------------------------------------------------------------------------------------------ target values
 
@@ -151,7 +151,7 @@ def energy(weight: Tensor) -> float:
 
 @torch.no_grad()
 def record_metrics(parts: Adapter, tokenizer: PreTrainedTokenizerBase, request: EditRequest) -> dict[str, float]:
-    """The teacher-forced columns of ``sphere.metrics`` for one record, all its prompts in one forward pass."""
+    """The teacher-forced columns of ``evaluation.metrics`` for one record, all its prompts in one forward pass."""
     new, true = request.target_new, request.target_true
     asked = [("efficacy", request.prompt, new, true)]
     asked += [("generalization", prompt, new, true) for prompt in request.paraphrases]

@@ -9,8 +9,8 @@ from typing import Any
 
 from measure import Row, Series
 
-from sphere.artifacts import write_atomically
 from sphere.errors import InputError
+from sphere.files import write_atomically
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 

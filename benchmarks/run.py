@@ -24,8 +24,8 @@ from measure import Goal, Row, machine
 from report import around, markdown, plain_data, put_into
 from workload import Workload, embedded, llama3_8b
 
-from sphere.artifacts import write_json
 from sphere.errors import InputError
+from sphere.files import write_json
 
 GPU_GOALS: dict[str, tuple[Callable[[Workload, Size, float], Row], float]] = {
     "target values, 100 requests": (comparisons.values, 10),

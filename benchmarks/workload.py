@@ -10,13 +10,15 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
 
-from sphere.config import ModelConfig, Study, load_study
-from sphere.contexts import Contexts
-from sphere.data import EditRequest, load_requests
-from sphere.models import Adapter, adapter, load
-from sphere.stats import read_documents
-from sphere.training import new_model, train_tokenizer
-from sphere.world import build
+from sphere.config.model import ModelConfig
+from sphere.data.records import EditRequest, load_requests
+from sphere.data.world.build import build
+from sphere.data.world.training import new_model, train_tokenizer
+from sphere.editing.contexts import Contexts
+from sphere.editing.stats import read_documents
+from sphere.models.adapters import Adapter, adapter
+from sphere.models.loading import load
+from sphere.study.configuration import Study, load_study
 
 CONFIG = Path(__file__).parents[1] / "config"
 DOCUMENTS = 4000

@@ -8,15 +8,15 @@ __version__ = "0.1.0"
 __all__ = ["edit", "hyperspherical_energy", "principal_directions", "sparse_projection"]
 
 if TYPE_CHECKING:
-    from sphere.directions import principal_directions, sparse_projection
-    from sphere.energy import hyperspherical_energy
-    from sphere.sequential import edit
+    from sphere.editing.edit import edit
+    from sphere.geometry.directions import principal_directions, sparse_projection
+    from sphere.geometry.energy import hyperspherical_energy
 
 _HOMES = {
-    "edit": "sphere.sequential",
-    "hyperspherical_energy": "sphere.energy",
-    "principal_directions": "sphere.directions",
-    "sparse_projection": "sphere.directions",
+    "edit": "sphere.editing.edit",
+    "hyperspherical_energy": "sphere.geometry.energy",
+    "principal_directions": "sphere.geometry.directions",
+    "sparse_projection": "sphere.geometry.directions",
 }
 
 

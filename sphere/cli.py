@@ -16,15 +16,18 @@ from rich.console import Console
 from rich.table import Table
 
 import sphere
-from sphere.artifacts import write_folder_atomically
-from sphere.config import Count, Settings, ValueSettings, load_machine, load_study, validated
+from sphere.config.base import Count, Settings, validated
+from sphere.config.machine import load_machine
+from sphere.config.values import ValueSettings
 from sphere.errors import InputError, NumericalError, refused_by_machine
+from sphere.files import write_folder_atomically
 from sphere.plain_yaml import parse_yaml, read_yaml
+from sphere.study.configuration import load_study
 
 if TYPE_CHECKING:
-    from sphere.data import Loaded
-    from sphere.models import LoadedModel
-    from sphere.sequential import Record
+    from sphere.data.records import Loaded
+    from sphere.editing.loop import Record
+    from sphere.models.loading import LoadedModel
 
 app = typer.Typer(
     add_completion=False,
@@ -53,8 +56,8 @@ def energy(
     It is infinite, in JSON null, where two rows point the same way: coincident_pairs counts them.
     """
     chosen = None if layers is None else _layers(layers)
-    from sphere.energy import measure_energy
-    from sphere.models import adapter
+    from sphere.geometry.energy import measure_energy
+    from sphere.models.adapters import adapter
 
     parts = adapter(_load(model_dir, device, dtype).model)
     rows = []
@@ -94,11 +97,11 @@ def edit_model(
     _check_out(out)
     where, own = _hyperparameters(hyperparameters)
 
-    from sphere.data import load_requests
-    from sphere.methods import resolve
-    from sphere.models import adapter
-    from sphere.sequential import default_layers, edit
-    from sphere.stats import read_documents
+    from sphere.data.records import load_requests
+    from sphere.editing.edit import default_layers, edit
+    from sphere.editing.methods import resolve
+    from sphere.editing.stats import read_documents
+    from sphere.models.adapters import adapter
 
     chosen = resolve(method, hyperparameters=own)  # what is wrong is said before anything is loaded
     if chosen.needs_statistics and corpus is None:
@@ -155,8 +158,8 @@ def evaluate(
     dtype: Dtype = None,
 ) -> None:
     """Editing metrics of a model on REQUESTS: success, accuracy and token accuracy, each with its standard error."""
-    from sphere.data import load_requests
-    from sphere.metrics import evaluate_requests
+    from sphere.data.records import load_requests
+    from sphere.evaluation.metrics import evaluate_requests
 
     found = load_requests(requests)
     loaded = _load(edited_dir, device, dtype)
@@ -183,8 +186,8 @@ def plan(
     csv: Annotated[Path | None, typer.Option(help="Write the table here too.")] = None,
 ) -> None:
     """What a study takes, job by job, before it runs; an error if it cannot fit the machine. Times are estimates."""
-    from sphere.artifacts import write_csv
-    from sphere.plan import plan as plan_of
+    from sphere.files import write_csv
+    from sphere.study.plan import plan as plan_of
 
     found = plan_of(load_study(study), load_machine(parse_yaml(machine, "--machine")))
     frame = found.table()
@@ -262,7 +265,7 @@ def _load(folder: Path, device: str, dtype: str | None) -> LoadedModel:
     """The model, with the progress bars and warnings of its library off: stderr is for this program's own errors."""
     from transformers.utils import logging
 
-    from sphere.models import load
+    from sphere.models.loading import load
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -47,3 +49,10 @@ def refused_by_machine(error: BaseException) -> str | None:
     wrapped = re.search(r"\(os error (\d+)\)", text)
     number = error.errno if isinstance(error, OSError) else int(wrapped[1]) if wrapped else None
     return f"{text}: {FIXES[number]}" if number in FIXES else None
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of an error message: the valid name that ``name`` resembles, or all of them."""
+    choices = sorted(valid)
+    close = get_close_matches(name, choices, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"

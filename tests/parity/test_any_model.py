@@ -13,9 +13,10 @@ from test_values import REQUESTS
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sphere import models
-from sphere.models import adapter
-from sphere.sequential import EditState, edit
+from sphere.editing.edit import edit
+from sphere.editing.state import EditState
+from sphere.models import adapters
+from sphere.models.adapters import adapter
 
 
 def run(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EditState:
@@ -51,7 +52,7 @@ def test_a_plain_layout_is_edited_to_the_same_function_as_a_transposed_one(
     before = transposed(text).logits
     torch.testing.assert_close(plain(text).logits, before)
     run(name, transposed, tokenizer)
-    monkeypatch.setitem(models.FAMILIES, "gpt2", replace(models.FAMILIES["gpt2"], transposed=False))
+    monkeypatch.setitem(adapters.FAMILIES, "gpt2", replace(adapters.FAMILIES["gpt2"], transposed=False))
     run(name, plain, tokenizer)
     after = transposed(text).logits
     assert (after - before).abs().max() > 0.01

@@ -19,19 +19,22 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from sphere import linalg, sequential
-from sphere.config import ValueSettings
-from sphere.contexts import Contexts
-from sphere.data import EditRequest
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest
+from sphere.editing import loop
+from sphere.editing.contexts import Contexts
+from sphere.editing.edit import edit
+from sphere.editing.loop import Editor, Record
+from sphere.editing.methods import resolve
+from sphere.editing.solvers.base import LayerProblem
+from sphere.editing.solvers.memit import Memit
+from sphere.editing.spectra import Spectra, save_directions, save_null_space
+from sphere.editing.state import EditState
+from sphere.editing.stats import Statistics
 from sphere.errors import InputError, NumericalError
-from sphere.methods import resolve
-from sphere.models import Adapter, adapter
-from sphere.sequential import Editor, EditState, Record, edit
-from sphere.solvers.base import LayerProblem
-from sphere.solvers.memit import Memit
-from sphere.spectra import Spectra, save_directions, save_null_space
-from sphere.stages import ENERGY_COLUMNS
-from sphere.stats import Statistics
+from sphere.geometry import linalg
+from sphere.models.adapters import Adapter, adapter
+from sphere.study.stages import ENERGY_COLUMNS
 
 LAYERS = (1, 2)
 FAST = ValueSettings(steps=3, lr=0.2)
@@ -99,10 +102,13 @@ def test_two_segments_equal_one_bit_for_bit(
     fresh = tiny_model("llama", len(tokenizer))
     resumed = make_editor(fresh, tokenizer, name, EditState.load(tmp_path / "state.safetensors"))
     parts = resumed.run(REQUESTS[2:], batch_size=1)
-    for kind in ("weights", "carried", "past"):
+    for kind in ("weights", "carried"):
         one, two = getattr(whole, kind), getattr(parts, kind)
         assert one.keys() == two.keys()
         assert all(torch.equal(one[i], two[i]) for i in one), kind
+    remembered, again = ({(i, n): t for i, m in s.memory.items() for n, t in m.items()} for s in (whole, parts))
+    assert remembered.keys() == again.keys()
+    assert all(torch.equal(remembered[key], again[key]) for key in remembered)
     assert (parts.position, parts.batch) == (3, 3)
     for i, weight in parts.weights.items():
         assert torch.equal(adapter(fresh).weight(i), weight.to(torch.float32))
@@ -144,10 +150,10 @@ def test_update_solves_the_batch(tiny_model: ModelMaker, tiny_tokenizer: Tokeniz
         contexts=CONTEXTS,
         statistics=statistics(model, (1,)),
     )
-    from sphere.values import target_values
+    from sphere.editing.values import target_values
 
     wanted = target_values(Adapter(model), tokenizer, REQUESTS, CONTEXTS, layer=1, settings=FAST).values
-    keys, before = editor._keys_and_outputs(REQUESTS, [1], 1)
+    keys, before = editor._keys_and_outputs(REQUESTS, [1])
     editor.run(REQUESTS, batch_size=3)
     change = (editor.state.weights[1] - editor.pretrained[1]) @ keys[1]
     torch.testing.assert_close(change, wanted - before, rtol=1e-6, atol=1e-8)
@@ -189,7 +195,7 @@ def test_nothing_is_measured_or_decomposed_twice(
     def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return lambda *given, **named: (calls.append(name), function(*given, **named))[1]
 
-    monkeypatch.setattr(sequential, "measure_energy", counted("energy", sequential.measure_energy))
+    monkeypatch.setattr(loop, "measure_energy", counted("energy", loop.measure_energy))
     monkeypatch.setattr(linalg, "gram_eigen", counted("decomposition", linalg.gram_eigen))
     tokenizer = tiny_tokenizer(True)
     editor = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "revive")
@@ -261,10 +267,10 @@ def test_an_evaluation_reads_of_a_state_what_it_evaluates(
 ) -> None:
     tokenizer = tiny_tokenizer(True)
     state = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, name).run(REQUESTS[:2], batch_size=1)
-    assert state.past or state.carried
+    assert state.memory or state.carried
     state.save(tmp_path / "state.safetensors")
     read = EditState.load(tmp_path / "state.safetensors", continued=False)
-    assert (read.past, read.carried, read.position) == ({}, {}, 2)
+    assert (read.memory, read.carried, read.position) == ({}, {}, 2)
     assert all(torch.equal(weight, read.weights[i]) for i, weight in state.weights.items())
 
 

@@ -14,11 +14,12 @@ from test_values import CONTEXTS, REQUESTS
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sphere.config import ValueSettings
-from sphere.data import EditRequest
-from sphere.models import Adapter
-from sphere.sequential import EditState, edit
-from sphere.tokens import encode
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest
+from sphere.editing.edit import edit
+from sphere.editing.state import EditState
+from sphere.models.adapters import Adapter
+from sphere.models.tokens import encode
 
 VALUES = ValueSettings(steps=3, lr=3.0, clamp_norm_factor=20.0)  # large steps, so that PRUNE has something to do
 BATCHES = (REQUESTS[:2], REQUESTS[2:])

@@ -7,12 +7,12 @@ import torch
 from conftest import FAMILIES, ModelMaker, TokenizerMaker
 from plain import target_value
 
-from sphere.config import ValueSettings
-from sphere.contexts import Contexts
-from sphere.data import EditRequest
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest
+from sphere.editing.contexts import Contexts
+from sphere.editing.values import target_values
 from sphere.errors import InputError
-from sphere.models import Adapter
-from sphere.values import target_values
+from sphere.models.adapters import Adapter
 
 CONTEXTS = Contexts((("",), ("The capital of France is. ", "He is a runner in the. ")))
 REQUESTS = (

@@ -14,8 +14,10 @@ import pandas as pd
 import pytest
 from workplace import Workplace
 
-from sphere import artifacts
-from sphere.artifacts import StaleArtifact, digest, lineage, sidecar
+from sphere import files
+from sphere.files import digest
+from sphere.study import provenance
+from sphere.study.provenance import StaleArtifact, lineage, sidecar
 
 from .conftest import Drill, line
 
@@ -121,11 +123,11 @@ def test_numbers_that_cannot_be_used(copied: Copied, drill: Drill) -> None:
     place = copied()
     place.change("studies/smoke.yaml", "  zsre: {source: world}\n", "")
     chosen = place.study / "smoke" / "tuning" / "memit.json"
-    note = artifacts.provenance(chosen)
-    text = artifacts.read_json(chosen)
-    artifacts.write_json({**text, "hyperparameters": {"second_moment_weight": 1e308}}, chosen)
+    note = provenance.provenance(chosen)
+    text = files.read_json(chosen)
+    files.write_json({**text, "hyperparameters": {"second_moment_weight": 1e308}}, chosen)
     ancestors = {(chosen.parent / name).resolve(): sha for name, sha in note["ancestors"].items()}
-    artifacts.record(chosen, job=note["job"], settings=note["settings"], ancestors=ancestors)
+    provenance.record(chosen, job=note["job"], settings=note["settings"], ancestors=ancestors)
     with drill("NaN or infinity in a solve", "a hyperparameter that makes MEMIT's system infinite") as attempt:
         run = place.snakemake("tables")
         assert run.status == 0, run.output[-4000:]

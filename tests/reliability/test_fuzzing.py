@@ -17,15 +17,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from workplace import ROOT
 
-from sphere.artifacts import StaleArtifact, sidecar, verify
 from sphere.cli import _hyperparameters
-from sphere.config import load_run, load_study
-from sphere.data import load_requests
+from sphere.config.run import load_run
+from sphere.data.records import load_requests
+from sphere.data.streams import draw_stream
+from sphere.editing.methods import method_names, resolve
 from sphere.errors import InputError
-from sphere.methods import method_names, resolve
 from sphere.plain_yaml import read_yaml
-from sphere.published import NUMBERS, WORDS, read_published
-from sphere.streams import draw_stream
+from sphere.report.published import NUMBERS, WORDS, read_published
+from sphere.study.configuration import load_study
+from sphere.study.provenance import StaleArtifact, sidecar, verify
 
 from .conftest import LONG
 

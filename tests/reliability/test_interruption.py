@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from workplace import Workplace
 
-from sphere.artifacts import digest
+from sphere.files import digest
 
 from .conftest import LONG, Drill
 

@@ -13,10 +13,10 @@ import torch
 from conftest import ModelMaker, TokenizerMaker
 from workplace import ROOT
 
-from sphere.config import load_study
 from sphere.errors import InputError
-from sphere.models import load
+from sphere.models.loading import load
 from sphere.plain_yaml import read_yaml
+from sphere.study.configuration import load_study
 
 SOURCES = [*(ROOT / "sphere").rglob("*.py"), *(ROOT / "workflow" / "scripts").glob("*.py")]
 RULES = [ROOT / "Snakefile", *(ROOT / "workflow" / "rules").glob("*.smk")]

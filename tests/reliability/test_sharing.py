@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sphere import artifacts
+from sphere import files
+from sphere.errors import InputError
+from sphere.study import provenance
 
 from .conftest import Drill
 
@@ -20,17 +22,16 @@ WRITER = """
 import sys
 from pathlib import Path
 import torch
-from sphere import artifacts
-from sphere.stats import Statistics
+from sphere.editing.stats import Statistics
 path = Path(sys.argv[1])
 for _ in range(15):
     Statistics({0: torch.eye(64, dtype=torch.float64)}, {}, tokens=7).save(path)
-    artifacts.record(path, job={"rule": "statistics"}, settings={}, ancestors={})
+    provenance.record(path, job={"rule": "statistics"}, settings={}, ancestors={})
 """
 HOLDER = """
 import sys, time
 from pathlib import Path
-from sphere.artifacts import write_atomically
+from sphere.files import write_atomically
 with write_atomically(Path(sys.argv[1])) as temporary:
     temporary.write_text("half of the n")
     print("writing", flush=True)
@@ -65,8 +66,8 @@ def test_two_writers_of_the_same_statistics(tmp_path: Path, started: Start, dril
         writers = [started(WRITER, path) for _ in range(2)]
         reads = 0
         while any(writer.poll() is None for writer in writers):
-            if artifacts.sidecar(path).exists():
-                artifacts.verify(path)
+            if provenance.sidecar(path).exists():
+                provenance.verify(path)
                 reads += 1
             time.sleep(0.002)
         assert [writer.returncode for writer in writers] == [0, 0]
@@ -86,7 +87,7 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_no
     assert len(list(tmp_path.glob(".state.safetensors.*"))) == 2
     killed.kill()
     killed.wait()
-    with artifacts.write_atomically(path) as temporary:
+    with files.write_atomically(path) as temporary:
         temporary.write_text("all of it")
     assert len(list(tmp_path.glob(".*"))) == 1
     assert path.read_text() == "all of it"
@@ -96,7 +97,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "model"
 
     def cut_off() -> None:
-        with artifacts.write_folder_atomically(path) as temporary:
+        with files.write_folder_atomically(path) as temporary:
             (temporary / "weights").write_text("half")
             raise RuntimeError("cut off")
 
@@ -104,7 +105,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
         cut_off()
     assert list(tmp_path.iterdir()) == []
     for text in ("first", "second"):
-        with artifacts.write_folder_atomically(path) as temporary:
+        with files.write_folder_atomically(path) as temporary:
             (temporary / "weights").write_text(text)
     assert (path / "weights").read_text() == "second"
     assert list(tmp_path.iterdir()) == [path]
@@ -120,19 +121,19 @@ def test_an_old_folder_goes_when_the_new_one_is_there(tmp_path: Path, monkeypatc
         remove(folder, **options)
 
     for text in ("first", "second"):
-        with artifacts.write_folder_atomically(path) as temporary:
+        with files.write_folder_atomically(path) as temporary:
             (temporary / "weights").write_text(text)
             monkeypatch.setattr(shutil, "rmtree", rmtree)
     assert there == ["first", "second"]
 
 
 def test_a_folder_in_use_is_refused_and_free_again_when_its_user_dies(tmp_path: Path, started: Start) -> None:
-    program = "import sys, time; from sphere.artifacts import occupy; occupy(sys.argv[1]); print('mine', flush=True); "
+    program = "import sys, time; from sphere.files import occupy; occupy(sys.argv[1]); print('mine', flush=True); "
     holder = started(program + "time.sleep(600)", tmp_path)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "mine\n"
-    with pytest.raises(artifacts.InputError, match=rf"another workflow \(process {holder.pid} on ") as caught:
-        artifacts.occupy(tmp_path)
+    with pytest.raises(InputError, match=rf"another workflow \(process {holder.pid} on ") as caught:
+        files.occupy(tmp_path)
     assert "\n" not in str(caught.value)
     holder.kill()
     holder.wait()

@@ -9,8 +9,9 @@ from collections import Counter, defaultdict
 import pandas as pd
 import yaml
 
-from sphere.config import load_machine, load_study
-from sphere.plan import plan
+from sphere.config.machine import load_machine
+from sphere.study.configuration import load_study
+from sphere.study.plan import plan
 
 from .cluster import ACCOUNT, PARTITION
 from .conftest import ROOT, Site

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sphere
-from sphere import artifacts
-from sphere.artifacts import StaleArtifact
+from sphere import files
 from sphere.errors import InputError
+from sphere.study import provenance
+from sphere.study.provenance import StaleArtifact
 
 JOB = {"rule": "edit", "wildcards": {}}
 JSON = st.recursive(
@@ -30,9 +31,9 @@ JSON = st.recursive(
 def make(path: Path, text: str, *parents: Path, settings: dict[str, object] | None = None) -> Path:
     """An artefact made of ``parents``, as a workflow job would leave it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    ancestors = artifacts.lineage(parents)
+    ancestors = provenance.lineage(parents)
     path.write_text(text)
-    artifacts.record(path, job=JOB, settings=settings or {}, ancestors=ancestors)
+    provenance.record(path, job=JOB, settings=settings or {}, ancestors=ancestors)
     return path
 
 
@@ -41,7 +42,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
     path.write_text("old")
 
     def cut_off() -> None:
-        with artifacts.write_atomically(path) as temporary:
+        with files.write_atomically(path) as temporary:
             temporary.write_text("half of the n")
             raise RuntimeError("cut off")
 
@@ -53,7 +54,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
 
 def test_a_write_makes_its_folder_and_an_ordinary_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "out.csv"
-    with artifacts.write_atomically(path) as temporary:
+    with files.write_atomically(path) as temporary:
         assert temporary.suffix == ".csv"
         assert not path.exists()
         temporary.write_text("all of it")
@@ -65,60 +66,60 @@ def test_a_write_makes_its_folder_and_an_ordinary_file(tmp_path: Path) -> None:
 @given(value=JSON)
 def test_json_reads_back_as_written(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.mktemp("json") / "value.json"
-    artifacts.write_json(value, path)
-    assert artifacts.read_json(path) == value
+    files.write_json(value, path)
+    assert files.read_json(path) == value
 
 
 def test_json_refuses_what_it_cannot_hold_and_explains_a_broken_file(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     with pytest.raises(ValueError, match="not JSON compliant"):
-        artifacts.write_json({"loss": float("nan")}, path)
+        files.write_json({"loss": float("nan")}, path)
     assert not path.exists()
     with pytest.raises(InputError, match=r"value\.json is not there"):
-        artifacts.read_json(path)
+        files.read_json(path)
     path.write_text('{"a": 1,\n b}')
     with pytest.raises(InputError, match=r"value\.json is not JSON .*line 2"):
-        artifacts.read_json(path)
+        files.read_json(path)
 
 
 def test_csv_keeps_every_bit_of_a_float(tmp_path: Path) -> None:
     frame = pd.DataFrame({"x": np.random.default_rng(0).standard_normal(500) * 10.0 ** np.arange(-250, 250)})
-    artifacts.write_csv(frame, tmp_path / "x.csv")
+    files.write_csv(frame, tmp_path / "x.csv")
     read = pd.read_csv(tmp_path / "x.csv")
     pd.testing.assert_frame_equal(read, frame, check_exact=True)
 
 
 def test_config_digest_is_of_the_meaning_not_of_the_writing() -> None:
-    assert artifacts.config_digest({"a": [1, 2], "b": None}) == artifacts.config_digest({"b": None, "a": (1, 2)})
+    assert files.config_digest({"a": [1, 2], "b": None}) == files.config_digest({"b": None, "a": (1, 2)})
     values = [{"a": 1}, {"a": 2}, {"b": 1}, {"a": [1]}, {"a": "1"}, {"a": True}, {}]
-    assert len({artifacts.config_digest(value) for value in values}) == len(values)
+    assert len({files.config_digest(value) for value in values}) == len(values)
 
 
 def test_folder_digest_sees_names_and_contents_but_no_hidden_files(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "weights").write_text("w")
-    before = artifacts.digest(folder)
+    before = files.digest(folder)
     (folder / ".snakemake_timestamp").touch()
-    assert artifacts.digest(folder) == before
+    assert files.digest(folder) == before
     (folder / "deep" / "weights").rename(folder / "deep" / "renamed")
-    renamed = artifacts.digest(folder)
+    renamed = files.digest(folder)
     (folder / "deep" / "renamed").write_text("v")
-    assert len({before, renamed, artifacts.digest(folder)}) == 3
+    assert len({before, renamed, files.digest(folder)}) == 3
     shutil.copytree(folder, tmp_path / "copy")
-    assert artifacts.digest(tmp_path / "copy") == artifacts.digest(folder)
+    assert files.digest(tmp_path / "copy") == files.digest(folder)
 
 
 def test_provenance_says_what_made_the_artefact(tmp_path: Path) -> None:
     model = make(tmp_path / "model.txt", "weights")
     state = make(tmp_path / "stream" / "state.txt", "edited", model, settings={"ridge": 10})
-    note = artifacts.provenance(state)
+    note = provenance.provenance(state)
     assert note["job"] == JOB
     assert note["settings"] == {"ridge": 10}
-    assert note["settings_sha256"] == artifacts.config_digest({"ridge": 10})
-    assert note["sha256"] == artifacts.digest(state)
-    assert note["ancestors"] == {"../model.txt": artifacts.digest(model)}
-    assert note["code"]["sources"] == artifacts.sources_digest()
+    assert note["settings_sha256"] == files.config_digest({"ridge": 10})
+    assert note["sha256"] == files.digest(state)
+    assert note["ancestors"] == {"../model.txt": files.digest(model)}
+    assert note["code"]["sources"] == provenance.sources_digest()
     assert {"torch", "transformers", "numpy"} <= note["libraries"].keys()
 
 
@@ -126,18 +127,18 @@ def test_lineage_reaches_back_to_the_first_ancestor(tmp_path: Path) -> None:
     world = make(tmp_path / "world", "w")
     model = make(tmp_path / "model", "m", world)
     state = make(tmp_path / "far" / "state", "s", model)
-    assert artifacts.lineage([state]) == {path.resolve(): artifacts.digest(path) for path in (world, model, state)}
+    assert provenance.lineage([state]) == {path.resolve(): files.digest(path) for path in (world, model, state)}
 
 
 def test_an_artefact_that_was_changed_is_refused_with_both_digests(tmp_path: Path) -> None:
     path = make(tmp_path / "statistics", "C")
-    before = artifacts.digest(path)
+    before = files.digest(path)
     path.write_text("C'")
     with pytest.raises(StaleArtifact) as caught:
-        artifacts.verify(path)
+        provenance.verify(path)
     assert str(path) in str(caught.value)
-    assert before[: artifacts.SHORT] in str(caught.value)
-    assert artifacts.digest(path)[: artifacts.SHORT] in str(caught.value)
+    assert before[: files.SHORT] in str(caught.value)
+    assert files.digest(path)[: files.SHORT] in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -145,15 +146,15 @@ def test_an_artefact_of_another_version_of_sphere_is_refused(tmp_path: Path, mon
     path = make(tmp_path / "statistics", "C")
     monkeypatch.setattr(sphere, "__version__", "9.9")
     with pytest.raises(StaleArtifact, match=r"statistics was made by sphere \d\S+, this is 9\.9: delete it .* on with"):
-        artifacts.verify(path)
+        provenance.verify(path)
 
 
 def test_an_artefact_without_provenance_is_refused_unless_it_is_the_users_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text("[]")
     with pytest.raises(StaleArtifact, match="has no provenance"):
-        artifacts.lineage([path])
-    assert artifacts.lineage([], sources=[path]) == {path.resolve(): artifacts.digest(path)}
+        provenance.lineage([path])
+    assert provenance.lineage([], sources=[path]) == {path.resolve(): files.digest(path)}
 
 
 def test_inputs_made_from_different_models_are_refused_and_both_are_named(tmp_path: Path) -> None:
@@ -162,34 +163,34 @@ def test_inputs_made_from_different_models_are_refused_and_both_are_named(tmp_pa
     make(model, "second")
     contexts = make(tmp_path / "contexts", "c", model)
     with pytest.raises(StaleArtifact) as caught:
-        artifacts.lineage([statistics, contexts])
+        provenance.lineage([statistics, contexts])
     assert str(statistics) in str(caught.value)
     assert str(contexts) in str(caught.value)
     with pytest.raises(StaleArtifact, match="this job"):
-        artifacts.lineage([statistics, model])
+        provenance.lineage([statistics, model])
 
 
 def test_a_folder_of_results_can_be_moved(tmp_path: Path) -> None:
     model = make(tmp_path / "old" / "model", "m")
     make(tmp_path / "old" / "stream" / "state", "s", model)
     os.rename(tmp_path / "old", tmp_path / "new")
-    moved = artifacts.lineage([tmp_path / "new" / "stream" / "state", tmp_path / "new" / "model"])
+    moved = provenance.lineage([tmp_path / "new" / "stream" / "state", tmp_path / "new" / "model"])
     assert set(moved) == {(tmp_path / "new" / name).resolve() for name in ("model", "stream/state")}
 
 
 def test_a_stream_is_continued_only_under_its_own_settings(tmp_path: Path) -> None:
     state = make(tmp_path / "state", "s", settings={"ridge": 10, "layers": [4, 5]})
-    artifacts.same_settings(state, {"layers": (4, 5), "ridge": 10})
+    provenance.same_settings(state, {"layers": (4, 5), "ridge": 10})
     with pytest.raises(StaleArtifact, match=r"ridge = 10, this job has 20"):
-        artifacts.same_settings(state, {"ridge": 20, "layers": [4, 5]})
+        provenance.same_settings(state, {"ridge": 20, "layers": [4, 5]})
     with pytest.raises(StaleArtifact, match=r"alpha = None, this job has 0\.5"):
-        artifacts.same_settings(state, {"ridge": 10, "layers": [4, 5], "alpha": 0.5})
+        provenance.same_settings(state, {"ridge": 10, "layers": [4, 5], "alpha": 0.5})
 
 
 def test_provenance_files_are_json_of_their_own_folder(tmp_path: Path) -> None:
     path = make(tmp_path / "a" / "x.csv", "x")
-    assert artifacts.sidecar(path) == tmp_path / "a" / "provenance" / "x.csv.json"
-    assert json.loads(artifacts.sidecar(path).read_text())["sha256"] == artifacts.digest(path)
+    assert provenance.sidecar(path) == tmp_path / "a" / "provenance" / "x.csv.json"
+    assert json.loads(provenance.sidecar(path).read_text())["sha256"] == files.digest(path)
 
 
 def refuse_locks(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
@@ -204,11 +205,11 @@ def test_without_locks_a_folder_is_used_all_the_same_and_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     refuse_locks(monkeypatch, number)
-    artifacts.occupy(tmp_path)
+    files.occupy(tmp_path)
     printed = capsys.readouterr().err
     assert printed.startswith(f"warning: {tmp_path} is on a file system without locks")
     assert printed.count("\n") == 1
-    with artifacts.alone(tmp_path / "x"):
+    with files.alone(tmp_path / "x"):
         pass
     assert capsys.readouterr().out == ""
 
@@ -216,16 +217,16 @@ def test_without_locks_a_folder_is_used_all_the_same_and_warned_of(
 def test_a_folder_that_cannot_be_occupied_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"\(File exists\): give other results with --config results=FOLDER"):
-        artifacts.occupy(tmp_path / "file")
+        files.occupy(tmp_path / "file")
     refuse_locks(monkeypatch, errno.ENOSPC)
     with pytest.raises(InputError, match=r"\(No space left on device\): free space there .*, or give other results"):
-        artifacts.occupy(tmp_path)
+        files.occupy(tmp_path)
 
 
 def test_whoever_may_write_a_folder_may_lock_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared").chmod(0o775)
-    artifacts.occupy(tmp_path / "shared")
+    files.occupy(tmp_path / "shared")
     lock = tmp_path / "shared" / ".lock"
     assert lock.stat().st_mode & 0o777 == 0o664
     opened = os.open
@@ -237,7 +238,7 @@ def test_whoever_may_write_a_folder_may_lock_it(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "open", another_users)
     with pytest.raises(InputError, match=r"another workflow \(process \d+ on "):
-        artifacts.occupy(tmp_path / "shared")
+        files.occupy(tmp_path / "shared")
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(InputError, match=r"\(Permission denied\): give yourself access to it"):
-        artifacts.occupy(tmp_path / "shared")
+        files.occupy(tmp_path / "shared")

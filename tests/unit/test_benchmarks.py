@@ -19,14 +19,14 @@ from report import BEGIN, END, markdown, plain_data, put_into
 from transformers import LlamaConfig
 from workload import llama3_8b
 
-from sphere.artifacts import write_json
-from sphere.config import ValueSettings
-from sphere.contexts import Contexts
-from sphere.data import EditRequest
-from sphere.directions import principal_directions, sparse_projection
-from sphere.energy import measure_energy
-from sphere.models import adapter
-from sphere.values import target_values
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest
+from sphere.editing.contexts import Contexts
+from sphere.editing.values import target_values
+from sphere.files import write_json
+from sphere.geometry.directions import principal_directions, sparse_projection
+from sphere.geometry.energy import measure_energy
+from sphere.models.adapters import adapter
 
 CPU = torch.device("cpu")
 ROWS = [

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from sphere.claims import TESTS, check_claims
-from sphere.claims.evidence import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, Evidence, Part, judge, pooled
 from sphere.errors import InputError
-from sphere.tables import gather, load
-from sphere.tables.intervals import over_seeds
-from sphere.tables.neurons import gather_neurons
+from sphere.evaluation.neurons import gather_neurons
+from sphere.report.claims import TESTS, check_claims
+from sphere.report.claims.evidence import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, Evidence, Part, judge, pooled
+from sphere.report.tables import gather, load
+from sphere.report.tables.intervals import over_seeds
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published"
 

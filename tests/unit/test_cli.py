@@ -16,10 +16,11 @@ from conftest import FAMILIES, ModelMaker, TokenizerMaker
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from sphere import cli, hyperspherical_energy
-from sphere.data import load_requests
+from sphere.data.records import load_requests
 from sphere.errors import NumericalError
-from sphere.metrics import evaluate_requests
-from sphere.models import adapter, load
+from sphere.evaluation.metrics import evaluate_requests
+from sphere.models.adapters import adapter
+from sphere.models.loading import load
 
 EDITS = 100
 LAYERS = (1, 2)
@@ -360,7 +361,7 @@ def test_a_failure_on_the_way_leaves_nothing(
     def diverged(*_: object, **__: object) -> None:
         raise NumericalError("the weight of layer 1 is not finite")
 
-    monkeypatch.setattr("sphere.sequential.edit", diverged)
+    monkeypatch.setattr("sphere.editing.edit.edit", diverged)
     assert edit(files, tmp_path / "out", "--limit", 2) == 1
     refused(tmp_path, capsys, "sphere: the weight of layer 1 is not finite")
 

@@ -14,9 +14,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from sphere import config_reference
-from sphere.config import WORLD_TASKS, MachineSettings, ModelConfig, Study, StudyConfig, load_run, load_study
+from sphere.config.machine import MachineSettings
+from sphere.config.model import ModelConfig
+from sphere.config.run import load_run
+from sphere.config.study import StudyConfig
+from sphere.config.world import WORLD_TASKS
 from sphere.errors import InputError
+from sphere.study import config_reference
+from sphere.study.configuration import Study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted(path.stem for path in (ROOT / "config" / "studies").glob("*.yaml"))
@@ -53,7 +58,8 @@ def test_every_study_of_the_repository_is_valid(name: str) -> None:
 
 
 def test_no_study_needs_torch_to_be_read() -> None:
-    code = "import sys; from sphere.config import load_study; load_study('embedded'); assert 'torch' not in sys.modules"
+    code = "import sys; from sphere.study.configuration import load_study; load_study('embedded')"
+    code += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
@@ -352,7 +358,7 @@ def test_the_paper_study_is_the_papers() -> None:
 
 
 def test_the_worlds_tasks_are_the_worlds() -> None:
-    from sphere.world import TASK_FAMILIES
+    from sphere.data.world.tasks import TASK_FAMILIES
 
     assert set(WORLD_TASKS) == set(TASK_FAMILIES)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import FAMILIES, ModelMaker, TokenizerMaker
 
-from sphere.contexts import STARTERS, Contexts, sample_contexts
+from sphere.editing.contexts import STARTERS, Contexts, sample_contexts
 from sphere.errors import InputError
-from sphere.models import adapter
+from sphere.models.adapters import adapter
 
 
 def sample(model: object, tokenizer: object, seed: int, count: int = 6, length: int = 8) -> Contexts:

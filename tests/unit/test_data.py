@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sphere.data import EditRequest, Probe, load_requests, validate_batch, validate_case_ids
+from sphere.data.records import EditRequest, Probe, load_requests, validate_batch, validate_case_ids
 from sphere.errors import InputError
 
 COUNTERFACT = {

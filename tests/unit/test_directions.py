@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sphere.directions import principal_directions, sparse_projection
 from sphere.errors import InputError, NumericalError
+from sphere.geometry.directions import principal_directions, sparse_projection
 
 
 def gaussian(rows: int, columns: int, seed: int = 0) -> torch.Tensor:

@@ -22,18 +22,23 @@ from transformers import PhiConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 import sphere
-from sphere import claims, cli, general_ability, metrics, models, plan, stages, tune
-from sphere.config import ValueSettings
-from sphere.data import EditRequest
+from sphere import cli
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest
+from sphere.editing.edit import edit
+from sphere.editing.methods import method_names, resolve
+from sphere.editing.postprocess.base import POSTPROCESSES, PostContext
+from sphere.editing.replay import Row, record
+from sphere.editing.solvers.base import SOLVERS, LayerProblem
 from sphere.errors import InputError
-from sphere.hooks import capture_output
-from sphere.methods import method_names, resolve
-from sphere.models import Family, adapter
-from sphere.postprocess.base import POSTPROCESSES, PostContext
-from sphere.replay import Row, record
-from sphere.sequential import edit
-from sphere.solvers.base import SOLVERS, LayerProblem
-from sphere.tables import neurons, summaries
+from sphere.evaluation import general_ability, metrics
+from sphere.evaluation.neurons import COLUMNS as NEURON_COLUMNS
+from sphere.models import adapters
+from sphere.models.adapters import Family, adapter
+from sphere.models.hooks import capture_output
+from sphere.report import claims
+from sphere.report.tables import summaries
+from sphere.study import plan, stages, tune
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -170,7 +175,7 @@ SCHEMA: dict[str, tuple[str, ...]] = {
     "sensitivity/METHOD.csv": ("trial", "eta", "alpha", *tune.METRICS, "score"),
     "streams/DATASET/seedS_skipped.csv": ("case_id", "reason"),
     **{f"tables/{name}.csv": columns for name, columns in summaries.COLUMNS.items()},
-    "tables/neuron_cosine.csv": neurons.COLUMNS,
+    "tables/neuron_cosine.csv": NEURON_COLUMNS,
     "plan.csv": plan.COLUMNS,
     "claims/claims.csv": claims.COLUMNS,
     "claims/claims_detail.csv": claims.DETAIL,
@@ -299,7 +304,7 @@ def test_the_row_of_the_example_makes_the_model_editable(
     assert str(caught.value).startswith(message.split("...")[0].strip())
 
     (row,) = blocks(page, "python")
-    monkeypatch.setattr(models, "FAMILIES", models.FAMILIES | eval(f"{{{row}}}", {"Family": Family}))
+    monkeypatch.setattr(adapters, "FAMILIES", adapters.FAMILIES | eval(f"{{{row}}}", {"Family": Family}))
     parts = adapter(model)
     inputs = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(parts.projection(1)(inputs), inputs @ parts.weight(1).T + parts.projection(1).bias)
@@ -368,7 +373,7 @@ def test_the_example_s_files_are_found_by_being_there(tmp_path: Path) -> None:
         file.write(rows_)
     program = f"""
 import sys
-from sphere.methods import resolve
+from sphere.editing.methods import resolve
 assert sys.modules["sphere"].__file__.startswith({str(tmp_path)!r})
 assert [resolve(name).name for name in {example_methods()!r}] == {example_methods()!r}
 assert resolve("ridge-limit").hyperparameters == {{"penalty": 0.5, "scope": "batch", "largest_ratio": 0.01}}
@@ -388,8 +393,8 @@ def test_the_example_s_own_tests_pass(example: dict[str, Any]) -> None:
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    example["test_ridge_is_a_minimum"](LayerProblem(draw(6, 9), draw(9, 4), draw(6, 4)))
     update, weight = draw(6, 9), draw(6, 9)
+    example["test_ridge_is_a_minimum"](LayerProblem(weight, draw(9, 4), draw(6, 4), weight))
     example["test_limit_keeps_direction_and_bounds_size"](update, PostContext(weight, weight))
     small = example["Limit"](largest_ratio=10).apply(update, PostContext(weight, weight))
     torch.testing.assert_close(small, update)
@@ -400,7 +405,7 @@ def test_the_example_s_methods_edit(
 ) -> None:
     (text,) = blocks(read("adding-a-method.md"), "yaml")
     added = yaml.safe_load(text)
-    monkeypatch.setattr("sphere.sequential.resolve", lambda name, **given: resolve(name, rows=added, **given))
+    monkeypatch.setattr("sphere.editing.edit.resolve", lambda name, **given: resolve(name, rows=added, **given))
     assert {*added} < {*example_methods()}
     tokenizer, values = tiny_tokenizer(True), ValueSettings(steps=2)
     for method in example_methods():

@@ -22,9 +22,9 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from sphere import download
-from sphere.config import Source, load_sources
-from sphere.download import extract_corpus, fetch, fetch_snapshot
+from sphere.config.sources import Source, load_sources
+from sphere.data import download
+from sphere.data.download import extract_corpus, fetch, fetch_snapshot
 from sphere.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -322,8 +322,8 @@ def test_a_file_of_ones_own_is_linked_and_checked(tmp_path: Path) -> None:
 FETCH = """
 import sys
 from pathlib import Path
-from sphere.config import Source
-from sphere.download import fetch
+from sphere.config.sources import Source
+from sphere.data.download import fetch
 row = Source(name="data", kind="file", url=sys.argv[1], revision="1", licence="MIT")
 fetch(row, Path("results/data.json"), Path(sys.argv[2]))
 """
@@ -442,8 +442,8 @@ def hub() -> Iterator[Hub]:
 PROGRAM = """
 import sys
 from pathlib import Path
-from sphere.config import Source
-from sphere.download import fetch_snapshot
+from sphere.config.sources import Source
+from sphere.data.download import fetch_snapshot
 from sphere.errors import InputError
 kind, subset = ("dataset", "rte") if len(sys.argv) == 2 else (sys.argv[2], None)
 row = Source(name="rte", kind=kind, url="a/b", subset=subset, revision="main", licence="MIT")

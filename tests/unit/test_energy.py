@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sphere import energy as module
-from sphere.energy import (
+from sphere.errors import InputError, NumericalError
+from sphere.geometry import energy as module
+from sphere.geometry.energy import (
     cosine_matrix,
     hyperspherical_energy,
     measure_energy,
@@ -17,7 +18,6 @@ from sphere.energy import (
     theorem_bound,
     theorem_constant,
 )
-from sphere.errors import InputError, NumericalError
 
 
 def double_loop(weight: torch.Tensor, power: float) -> float:

@@ -18,18 +18,18 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from scipy import stats
 
-import sphere.style
-from sphere.figures import FIGURES, write_all
-from sphere.figures.curves import training
-from sphere.figures.energy import ellipse, energy_accuracy, energy_change, regression, theorem_bound
-from sphere.figures.neurons import neuron_cosine, neuron_map
-from sphere.figures.panels import in_rows
-from sphere.style import COLUMN, METRIC_LOOKS, PAGE, RC, drawing, fit_integers, legend_above, log_limits, look
-from sphere.tables import TABLES, gather, load
-from sphere.tables.intervals import spearman
-from sphere.tables.layout import METHOD_LABELS, PRE_EDITED
-from sphere.tables.neurons import gather_neurons
-from sphere.tables.trajectories import early_warnings, energy_by_batch, trajectories
+from sphere.evaluation.neurons import gather_neurons
+from sphere.report import style
+from sphere.report.figures import FIGURES, write_all
+from sphere.report.figures.curves import training
+from sphere.report.figures.energy import ellipse, energy_accuracy, energy_change, regression, theorem_bound
+from sphere.report.figures.neurons import neuron_cosine, neuron_map
+from sphere.report.figures.panels import in_rows
+from sphere.report.style import COLUMN, METRIC_LOOKS, PAGE, RC, drawing, fit_integers, legend_above, log_limits, look
+from sphere.report.tables import TABLES, gather, load
+from sphere.report.tables.intervals import spearman
+from sphere.report.tables.layout import METHOD_LABELS, PRE_EDITED
+from sphere.report.tables.trajectories import early_warnings, energy_by_batch, trajectories
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "config" / "published"
@@ -64,8 +64,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         figures.append(Figure(**options))
         return figures[-1]
 
-    monkeypatch.setattr(sphere.style, "Figure", make)
-    monkeypatch.setattr(sphere.style, "FORMATS", ())
+    monkeypatch.setattr(style, "Figure", make)
+    monkeypatch.setattr(style, "FORMATS", ())
     return figures
 
 

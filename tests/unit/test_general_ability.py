@@ -13,10 +13,10 @@ import pytest
 import torch
 import yaml
 
-from sphere.config import load_study
-from sphere.download import fetch_snapshot
+from sphere.data.download import fetch_snapshot
 from sphere.errors import InputError
-from sphere.general_ability import COLUMNS, TASK_FAMILIES, _isolated, _load_tasks, evaluate_tasks
+from sphere.evaluation.general_ability import COLUMNS, TASK_FAMILIES, _isolated, _load_tasks, evaluate_tasks
+from sphere.study.configuration import load_study
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sphere.errors import InputError
-from sphere.generation import (
+from sphere.evaluation.generation import (
     GenerationSettings,
     consistency,
     continue_greedily,

@@ -8,8 +8,8 @@ from pathlib import Path
 import made_up_study
 import pandas as pd
 
-from sphere.headlines import headlines
-from sphere.tables import gather
+from sphere.report.headlines import headlines
+from sphere.report.tables import gather
 
 
 def test_the_lines_name_the_report_the_two_methods_and_the_verdicts(tmp_path: Path) -> None:

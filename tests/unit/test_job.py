@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sphere import artifacts
+from sphere.study import provenance
 
 # A job run as Snakemake runs it: a process of its own, with an object called `snakemake`.
 SCRIPT = """
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from sphere.errors import InputError, NumericalError
-from sphere.job import job
+from sphere.study.job import job
 
 class Named(list):
     def __init__(self, **named):
@@ -62,7 +62,7 @@ def test_a_finished_job_leaves_a_log_and_provenance(tmp_path: Path) -> None:
     status, printed, log = run(tmp_path, WRITE)
     assert (status, printed) == (0, "")
     assert log == "working\n"
-    note = artifacts.verify(tmp_path / "out.txt")
+    note = provenance.verify(tmp_path / "out.txt")
     made = note["job"]
     assert (made["rule"], made["wildcards"]) == ("edit", {"seed": "0"})
     assert made["seconds"] >= 0
@@ -77,7 +77,7 @@ def test_bad_input_and_bad_numbers_are_one_line_in_the_log(tmp_path: Path, error
     found, _, log = run(tmp_path, f"raise {error}")
     assert found == status
     assert log.splitlines() == ["working", "error: bad input: mend it"]
-    assert not artifacts.sidecar(tmp_path / "out.txt").exists()
+    assert not provenance.sidecar(tmp_path / "out.txt").exists()
 
 
 def test_anything_else_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_anything_else_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
 
 def test_an_input_that_was_changed_stops_the_job_before_it_starts(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("a")
-    artifacts.record(tmp_path / "in.txt", job={}, settings={}, ancestors={})
+    provenance.record(tmp_path / "in.txt", job={}, settings={}, ancestors={})
     assert run(tmp_path, WRITE, {"data": "in.txt"})[0] == 0
     (tmp_path / "in.txt").write_text("b")
     (tmp_path / "out.txt").unlink()
@@ -109,11 +109,11 @@ def test_a_users_own_file_needs_no_provenance_where_the_rule_says_so(tmp_path: P
 
 def test_a_stream_made_under_other_settings_is_not_continued(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("s")
-    artifacts.record(tmp_path / "state", job={}, settings={"ridge": 20}, ancestors={})
+    provenance.record(tmp_path / "state", job={}, settings={"ridge": 20}, ancestors={})
     status, _, log = run(tmp_path, WRITE, {"previous": "state"}, continues="previous")
     assert status == 2
     assert "ridge = 20, this job has 10" in log
-    artifacts.record(tmp_path / "state", job={}, settings={"ridge": 10}, ancestors={})
+    provenance.record(tmp_path / "state", job={}, settings={"ridge": 10}, ancestors={})
     assert run(tmp_path, WRITE, {"previous": "state"}, continues="previous")[0] == 0
 
 
@@ -141,7 +141,7 @@ def test_what_a_full_disk_keeps_out_of_the_log_is_on_the_terminal(
     assert done.returncode == status
     assert done.stderr.splitlines()[-1] == line
     assert ("Traceback" in done.stderr) == line.startswith("Zero")
-    assert not artifacts.sidecar(tmp_path / "out.txt").exists()
+    assert not provenance.sidecar(tmp_path / "out.txt").exists()
 
 
 def test_a_log_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

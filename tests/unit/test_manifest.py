@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sphere.artifacts import digest, lineage, record
-from sphere.manifest import COLUMNS, write_manifest
+from sphere.files import digest
+from sphere.study.manifest import COLUMNS, write_manifest
+from sphere.study.provenance import lineage, record
 
 STUDY = {"study": {"name": "tiny", "description": "A study."}, "models": {"m": {"layers": [0, 1]}}}
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from sphere import methods
-from sphere.errors import InputError
-from sphere.methods import Method, method_names, nearest, resolve
-from sphere.postprocess.base import POSTPROCESSES
-from sphere.postprocess.base import register as register_postprocess
-from sphere.postprocess.sphere import Sphere
-from sphere.solvers.base import SOLVERS, ClosedFormSolver, GradientSolver
-from sphere.solvers.base import register as register_solver
-from sphere.solvers.memit import Memit
+from sphere.editing import methods
+from sphere.editing.methods import Method, method_names, resolve
+from sphere.editing.postprocess.base import POSTPROCESSES
+from sphere.editing.postprocess.base import register as register_postprocess
+from sphere.editing.postprocess.sphere import Sphere
+from sphere.editing.solvers.base import SOLVERS, ClosedFormSolver, GradientSolver
+from sphere.editing.solvers.base import register as register_solver
+from sphere.editing.solvers.memit import Memit
+from sphere.errors import InputError, nearest
 
 NAMES = ("ft", "rome", "memit", "memit-seq", "prune", "rect", "alphaedit", "encore", "revive", "sphere")
 
@@ -246,7 +246,7 @@ def test_naming_methods_costs_no_torch():
     """A study is parsed before any tool that needs torch is chosen."""
     code = """
 import sys
-from sphere.methods import method_names, resolve
+from sphere.editing.methods import method_names, resolve
 assert all(resolve(name).hyperparameters for name in method_names())
 assert "torch" not in sys.modules
 """

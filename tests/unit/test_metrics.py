@@ -11,12 +11,13 @@ import plain
 import pytest
 import torch
 
-from sphere import batching, metrics
-from sphere.data import EditRequest, Probe
+from sphere.data.records import EditRequest, Probe
 from sphere.errors import InputError
-from sphere.generation import GenerationSettings
-from sphere.metrics import COLUMNS, evaluate_requests, score_targets
-from sphere.models import adapter
+from sphere.evaluation import metrics
+from sphere.evaluation.generation import GenerationSettings
+from sphere.evaluation.metrics import COLUMNS, evaluate_requests, score_targets
+from sphere.models import batching
+from sphere.models.adapters import adapter
 
 PROMPTS = (
     "The capital of France is",

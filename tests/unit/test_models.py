@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from transformers import OPTConfig, OPTForCausalLM
 
 from sphere.errors import InputError
-from sphere.hooks import capture_inputs, capture_output, forward
-from sphere.models import FAMILIES as KNOWN
-from sphere.models import adapter, load, resolve_device
+from sphere.models.adapters import FAMILIES as KNOWN
+from sphere.models.adapters import adapter
+from sphere.models.hooks import capture_inputs, capture_output, forward
+from sphere.models.loading import load, resolve_device
 
 
 def test_every_known_family_is_tested() -> None:
@@ -98,7 +99,7 @@ def test_an_architecture_without_adapter_names_the_file_to_extend() -> None:
         max_position_embeddings=16,
         word_embed_proj_dim=8,
     )
-    with pytest.raises(InputError, match=r"no adapter for architecture 'opt': add a row .* sphere/models\.py"):
+    with pytest.raises(InputError, match=r"no adapter for architecture 'opt': add a row .* sphere/models/adapters\.py"):
         adapter(OPTForCausalLM(config))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sphere.pages import write_pages
+from sphere.report.pages import write_pages
 
 
 def test_a_table_becomes_a_page_beside_it(tmp_path: Path) -> None:

@@ -17,29 +17,22 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from sphere import cli
-from sphere.config import (
-    ComputeSettings,
-    MachineSettings,
-    ModelConfig,
-    PathSource,
-    ShapeSettings,
-    StatisticsSettings,
-    Study,
-    ValueSettings,
-    load_study,
-)
-from sphere.contexts import Contexts
-from sphere.data import EditRequest
+from sphere.config.machine import MachineSettings
+from sphere.config.model import ComputeSettings, ModelConfig, PathSource, ShapeSettings, StatisticsSettings
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest
+from sphere.editing.contexts import Contexts
+from sphere.editing.edit import edit
+from sphere.editing.methods import resolve
+from sphere.editing.replay import Row, record
+from sphere.editing.spectra import save_directions, save_null_space
+from sphere.editing.stats import collect_statistics
 from sphere.errors import InputError
-from sphere.methods import resolve
-from sphere.models import adapter
-from sphere.plan import RULES, Asked, plan
-from sphere.plan.costs import GIB, Costs
-from sphere.plan.shapes import Sizes, check_shape, shape_of
-from sphere.replay import Row, record
-from sphere.sequential import edit
-from sphere.spectra import save_directions, save_null_space
-from sphere.stats import collect_statistics
+from sphere.models.adapters import adapter
+from sphere.study.configuration import Study, load_study
+from sphere.study.plan import RULES, Asked, plan
+from sphere.study.plan.costs import GIB, Costs
+from sphere.study.plan.shapes import Sizes, check_shape, shape_of
 
 ROOT = Path(__file__).parents[2]
 LLAMA3 = {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
@@ -239,8 +232,8 @@ def test_a_model_s_own_resources_take_the_plan_s_place_and_too_small_ones_are_no
 def test_a_plan_needs_no_torch() -> None:
     code = """
 import sys
-from sphere.config import load_study
-from sphere.plan import plan
+from sphere.study.configuration import load_study
+from sphere.study.plan import plan
 plan(load_study("paper")).table()
 assert "torch" not in sys.modules
 """

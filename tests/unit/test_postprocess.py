@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import sphere.methods  # noqa: F401  (registers every post-process)
-from sphere.directions import principal_directions, sparse_projection
+import sphere.editing.methods  # noqa: F401  (registers every post-process)
+from sphere.editing.postprocess.base import POSTPROCESSES, PostContext
+from sphere.editing.postprocess.prune import Prune
+from sphere.editing.postprocess.rect import Rect
+from sphere.editing.postprocess.revive import Revive
+from sphere.editing.postprocess.sphere import Sphere
 from sphere.errors import InputError, NumericalError
-from sphere.linalg import symmetric_eigen
-from sphere.postprocess.base import POSTPROCESSES, PostContext
-from sphere.postprocess.prune import Prune
-from sphere.postprocess.rect import Rect
-from sphere.postprocess.revive import Revive
-from sphere.postprocess.sphere import Sphere
+from sphere.geometry.directions import principal_directions, sparse_projection
+from sphere.geometry.linalg import symmetric_eigen
 
 SHAPES = [(7, 12), (12, 7), (9, 9)]
 

@@ -14,7 +14,7 @@ import pytest
 from conftest import ModelMaker, TokenizerMaker
 
 from sphere import cli
-from sphere.data import load_requests
+from sphere.data.records import load_requests
 
 RECORDS = 1000 if os.environ.get("SPHERE_ALL_RECORDS") else 100
 SETTINGS = "layers: [1, 2]\nvalues: {steps: 2, lr: 0.2}\nsecond_moment_weight: 100\n"

@@ -2,20 +2,22 @@
 
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from sphere.editing.component import Layer
+from sphere.editing.solvers.alphaedit import AlphaEdit
+from sphere.editing.solvers.base import ClosedFormSolver, LayerProblem
+from sphere.editing.solvers.ft import FineTuning
+from sphere.editing.solvers.memit import Encore, Memit, MemitSequential
+from sphere.editing.solvers.rome import Rome
 from sphere.errors import InputError, NumericalError
-from sphere.solvers.alphaedit import AlphaEdit
-from sphere.solvers.base import ClosedFormSolver, LayerProblem
-from sphere.solvers.ft import FineTuning
-from sphere.solvers.memit import Encore, Memit, MemitSequential
-from sphere.solvers.null_space import key_spectrum, null_space
-from sphere.solvers.rome import Rome
-from sphere.tokens import Encoded
+from sphere.geometry.null_space import key_spectrum, null_space
+from sphere.models.tokens import Encoded
 
 D_OUT, D_IN = 7, 12
 
@@ -31,16 +33,19 @@ def moment(samples: int, seed: int) -> Tensor:
     return mix @ (keys @ keys.T / samples) @ mix.T
 
 
+SECOND_MOMENT = moment(500, 3)
+M = 30 * moment(4, 5)
+
+
 def problem(n: int = 5, *, past: bool = True, kept: int | None = None) -> LayerProblem:
-    second_moment = moment(500, 3)
-    basis = null_space(second_moment, fraction=kept / D_IN)[0] if kept else None
+    """A problem for a solver that reads C, or, with ``kept``, for AlphaEdit with so many directions."""
     return LayerProblem(
         weight=gaussian(D_OUT, D_IN, seed=1),
         keys=gaussian(D_IN, n, seed=2),
         residuals=gaussian(D_OUT, n, seed=4),
-        second_moment=second_moment,
-        past=30 * moment(4, 5) if past else None,
-        basis=basis,
+        pretrained=gaussian(D_OUT, D_IN, seed=9),
+        prepared=null_space(SECOND_MOMENT, fraction=kept / D_IN)[0] if kept else SECOND_MOMENT,
+        memory={"past": M} if past else {},
     )
 
 
@@ -73,74 +78,74 @@ class TestLeastSquares:
     def test_memit(self, n, past):
         p = problem(n, past=past)
         check(
-            Memit(second_moment_weight=50).solve(p),
-            brute_force([(p.keys, p.residuals), penalty(p.second_moment, 50)]),
+            Memit(second_moment_weight=50).solve(p).update,
+            brute_force([(p.keys, p.residuals), penalty(p.prepared, 50)]),
         )
 
     def test_memit_sequential(self, n, past):
         p = problem(n, past=past)
-        terms = [(p.keys, p.residuals), penalty(p.second_moment, 50)]
-        terms += [penalty(p.past)] if past else []
-        check(MemitSequential(second_moment_weight=50).solve(p), brute_force(terms))
+        terms = [(p.keys, p.residuals), penalty(p.prepared, 50)]
+        terms += [penalty(M)] if past else []
+        check(MemitSequential(second_moment_weight=50).solve(p).update, brute_force(terms))
 
     def test_encore(self, n, past):
         p = problem(n, past=past)
-        terms = [(p.keys, p.residuals), penalty(p.second_moment, 50), penalty(torch.eye(D_IN).double(), 20)]
-        terms += [penalty(p.past)] if past else []
-        check(Encore(second_moment_weight=50, ridge=20).solve(p), brute_force(terms))
+        terms = [(p.keys, p.residuals), penalty(p.prepared, 50), penalty(torch.eye(D_IN).double(), 20)]
+        terms += [penalty(M)] if past else []
+        check(Encore(second_moment_weight=50, ridge=20).solve(p).update, brute_force(terms))
 
     @pytest.mark.parametrize("kept", [3, 9, 11])
     def test_alphaedit(self, n, past, kept):
         """Among dW = X B^T: the Woodbury path (no past, n < kept) and the Cholesky path (all others)."""
         p = problem(n, past=past, kept=kept)
-        b = p.basis
+        b = p.prepared
         identity = torch.eye(kept, dtype=torch.float64)
         terms = [(b.T @ p.keys, p.residuals), penalty(identity, 10)]
-        terms += [penalty(b.T @ p.past @ b)] if past else []
-        update = AlphaEdit(ridge=10).solve(p)
+        terms += [penalty(b.T @ M @ b)] if past else []
+        update = AlphaEdit(ridge=10).solve(p).update
         check(update, brute_force(terms) @ b.T)
 
         projector = b @ b.T  # and the published, unsymmetric formula, solved densely
-        spread = p.keys @ p.keys.T + (p.past if past else 0)
+        spread = p.keys @ p.keys.T + (M if past else 0)
         system = projector @ spread + 10 * torch.eye(D_IN, dtype=torch.float64)
         check(update, torch.linalg.solve(system, projector @ p.keys @ p.residuals.T).T)
 
     def test_alphaedit_leaves_kept_out_keys_alone(self, n, past):
         p = problem(n, past=past, kept=8)
         outside = gaussian(D_IN, 20, seed=6)
-        outside -= p.basis @ (p.basis.T @ outside)
-        update = AlphaEdit().solve(p)
+        outside -= p.prepared @ (p.prepared.T @ outside)
+        update = AlphaEdit().solve(p).update
         assert update.norm() > 0.1
         assert float((update @ outside).norm()) <= 1e-13 * float(update.norm() * outside.norm())
 
 
 def test_alphaedit_s_two_forms_agree_beyond_the_brute_force():
     p = problem(4, past=False, kept=9)
-    zero_past = LayerProblem(p.weight, p.keys, p.residuals, basis=p.basis, past=torch.zeros_like(p.second_moment))
-    check(AlphaEdit(ridge=0.5).solve(p), AlphaEdit(ridge=0.5).solve(zero_past), 1e-12)
+    zero_past = replace(p, memory={"past": torch.zeros_like(M)})
+    check(AlphaEdit(ridge=0.5).solve(p).update, AlphaEdit(ridge=0.5).solve(zero_past).update, 1e-12)
 
 
 def test_an_empty_past_is_no_past():
     p = problem(past=False)
-    empty = LayerProblem(p.weight, p.keys, p.residuals, p.second_moment, past=torch.zeros_like(p.second_moment))
-    assert torch.equal(MemitSequential().solve(p), Memit().solve(p))
-    assert torch.equal(MemitSequential().solve(empty), Memit().solve(p))
-    check(Encore(ridge=0).solve(p), Memit().solve(p), 1e-14)
+    empty = replace(p, memory={"past": torch.zeros_like(M)})
+    assert torch.equal(MemitSequential().solve(p).update, Memit().solve(p).update)
+    assert torch.equal(MemitSequential().solve(empty).update, Memit().solve(p).update)
+    check(Encore(ridge=0).solve(p).update, Memit().solve(p).update, 1e-14)
 
 
 def test_memit_sequential_edits_earlier_keys_less_than_memit():
     """What the past is for: ||dW K_past|| falls."""
     p = problem(3)
-    keys_past = root(p.past)
-    memit, sequential = (s(second_moment_weight=0.1).solve(p) @ keys_past for s in (Memit, MemitSequential))
+    keys_past = root(M)
+    memit, sequential = (s(second_moment_weight=0.1).solve(p).update @ keys_past for s in (Memit, MemitSequential))
     assert float(sequential.norm()) < 0.5 * float(memit.norm())
 
 
 @pytest.mark.parametrize("second_moment", ["identity", "data"])
 def test_rome_gives_the_key_its_value_at_the_least_cost(second_moment):
     p = problem(1)
-    metric = p.second_moment if second_moment == "data" else torch.eye(D_IN, dtype=torch.float64)
-    update = Rome(second_moment=second_moment).solve(p)
+    metric = p.prepared if second_moment == "data" else torch.eye(D_IN, dtype=torch.float64)
+    update = Rome(second_moment=second_moment).solve(p).update
     value = p.weight @ p.keys + p.residuals
     torch.testing.assert_close((p.weight + update) @ p.keys, value)
     assert torch.linalg.matrix_rank(update) == 1
@@ -156,14 +161,14 @@ def test_rome_takes_one_key_and_not_a_zero_one():
         Rome().solve(problem(5))
     p = problem(1)
     with pytest.raises(NumericalError, match="key is zero"):
-        Rome().solve(LayerProblem(p.weight, 0 * p.keys, p.residuals))
+        Rome().solve(replace(p, keys=0 * p.keys))
 
 
 @pytest.mark.parametrize("solver", [Memit(), MemitSequential(), Rome(second_moment="data"), Encore(ridge=0)])
 @pytest.mark.parametrize("samples", [1, 6, 10])
 def test_a_singular_system_says_what_to_do(solver: ClosedFormSolver, samples):
     p = problem(1, past=False)
-    singular = LayerProblem(p.weight, p.keys, p.residuals, second_moment=moment(samples, 8))
+    singular = replace(p, prepared=moment(samples, 8))
     with pytest.raises(NumericalError, match=r"singular to working precision: .*more text"):
         solver.solve(singular)
     Encore(ridge=1).solve(singular)  # the advice works
@@ -173,36 +178,72 @@ def test_bad_scaling_alone_is_not_singular():
     """Key entries of very different sizes are what they are; only lost directions are an error."""
     p = problem(3, past=False)
     scales = torch.logspace(-9, 9, D_IN, dtype=torch.float64)
-    scaled = LayerProblem(p.weight, scales[:, None] * p.keys, p.residuals, scales[:, None] * p.second_moment * scales)
-    check(Memit().solve(scaled) * scales, Memit().solve(p), 1e-9)
+    scaled = replace(p, keys=scales[:, None] * p.keys, prepared=scales[:, None] * p.prepared * scales)
+    check(Memit().solve(scaled).update * scales, Memit().solve(p).update, 1e-9)
 
 
 def test_inputs_are_left_alone():
-    p = problem(5, kept=8)
-    copies = {name: value.clone() for name, value in vars(p).items()}
-    for solver in (Memit(), MemitSequential(), Encore(), AlphaEdit()):
-        solver.solve(p)
-    for name, value in vars(p).items():
-        assert torch.equal(value, copies[name])
+    for kept, solver in ((None, Memit()), (None, MemitSequential()), (None, Encore()), (8, AlphaEdit())):
+        p = problem(5, kept=kept)
+        given = {**vars(p), "past": M}
+        copies = {name: value.clone() for name, value in given.items() if isinstance(value, Tensor)}
+        solver.settle(p, solver.solve(p), torch.zeros_like(p.weight), p.keys)
+        assert copies.keys() == {"weight", "keys", "residuals", "pretrained", "prepared", "past"}
+        assert all(torch.equal(given[name], copy) for name, copy in copies.items())
 
 
-def test_solvers_say_what_they_need():
-    p = problem()
-    bare = LayerProblem(p.weight, p.keys, p.residuals)
-    for solver in (Memit(), MemitSequential(), Encore()):
-        assert solver.needs_second_moment
-        with pytest.raises(InputError, match=f"{solver.name} needs the layer's key second moment"):
-            solver.solve(bare)
-    assert Rome(second_moment="data").needs_second_moment
-    assert not Rome().needs_second_moment
-    assert AlphaEdit().needs_null_space
-    with pytest.raises(InputError, match="alphaedit needs the layer's null-space basis"):
-        AlphaEdit().solve(bare)
+@pytest.mark.parametrize("solver", [MemitSequential(), Encore(), AlphaEdit(nullspace_fraction=0.5)])
+def test_the_past_is_the_sum_over_batches_of_the_keys_as_they_are_after_them(solver: ClosedFormSolver):
+    p = problem(past=False, kept=6 if isinstance(solver, AlphaEdit) else None)
+    after = [gaussian(D_IN, 3, seed=20), gaussian(D_IN, 5, seed=21)]
+    for keys in after:
+        memory = solver.settle(p, solver.solve(p), torch.zeros_like(p.weight), keys)
+        p = replace(p, memory=memory)
+    torch.testing.assert_close(p.memory["past"], sum(keys @ keys.T for keys in after))
+    with pytest.raises(NumericalError, match="the key products after the batch hold"):
+        solver.settle(p, solver.solve(p), torch.zeros_like(p.weight), 1e300 * after[0])
 
 
-@pytest.mark.parametrize("field", ["weight", "keys", "residuals", "second_moment", "past", "basis"])
+def test_memit_remembers_nothing():
+    p = problem(past=False)
+    assert Memit().settle(p, Memit().solve(p), torch.zeros_like(p.weight), None) == {}
+    assert not Memit.needs_keys_after
+
+
+def layer(second_moment: Tensor | None = SECOND_MOMENT) -> Layer:
+    return Layer(gaussian(D_OUT, D_IN, seed=9), 3, second_moment)
+
+
+def test_solvers_say_what_they_need_and_prepare_it():
+    for solver in (Memit(), MemitSequential(), Encore(), Rome(second_moment="data")):
+        assert solver.needs == ("second_moment",)
+        assert torch.equal(solver.prepare(layer()), SECOND_MOMENT)
+        with pytest.raises(InputError, match="layer 3 has no key second moment"):
+            solver.prepare(layer(None))
+    assert Rome().needs == ()
+    assert Rome().prepare(layer(None)) is None
+    assert AlphaEdit().needs == ("key_spectrum",)
+    with pytest.raises(InputError, match="layer 3 has no key second moment"):
+        AlphaEdit().prepare(layer(None))
+
+
+def test_a_layer_takes_what_is_known_of_it():
+    known = key_spectrum(torch.diag(torch.arange(1.0, D_IN + 1)).double())
+    assert AlphaEdit(nullspace_fraction=0.5).prepare(replace(layer(), known_keys=known)).shape == (D_IN, 6)
+    assert replace(layer(), known_keys=known).key_spectrum is known
+
+
+@pytest.mark.parametrize("bad", [torch.eye(D_IN + 1), torch.ones(D_IN)])
+def test_a_second_moment_fits_its_layer(bad):
+    with pytest.raises(InputError, match="layer 3's second moment has shape"):
+        _ = layer(bad).second_moment
+    with pytest.raises(NumericalError, match="second_moment holds 1 NaN"):
+        _ = layer(SECOND_MOMENT + torch.diag(torch.tensor([math.nan] + [0.0] * (D_IN - 1)))).second_moment
+
+
+@pytest.mark.parametrize("field", ["weight", "keys", "residuals"])
 def test_a_problem_checks_every_tensor(field):
-    fields = vars(problem(5, kept=8))
+    fields = vars(problem(5))
     for bad in (math.nan, math.inf):
         spoilt = fields[field].clone()
         spoilt[0, 0] = bad
@@ -212,6 +253,13 @@ def test_a_problem_checks_every_tensor(field):
         LayerProblem(**{**fields, field: fields[field].float()})
     with pytest.raises(InputError, match="has shape"):
         LayerProblem(**{**fields, field: fields[field][:-1]})
+
+
+def test_a_problem_checks_its_memory_and_the_pretrained_weight():
+    with pytest.raises(NumericalError, match="past holds 1 NaN or infinite"):
+        replace(problem(), memory={"past": torch.tensor([[math.nan]])})
+    with pytest.raises(InputError, match="pretrained has shape"):
+        replace(problem(), pretrained=torch.zeros(1, D_IN))
 
 
 def test_a_problem_needs_a_key():
@@ -273,12 +321,12 @@ class TestNullSpace:
             null_space(torch.full((3, 3), math.nan), threshold=0.5)
 
     def test_a_solver_s_own_settings_decide(self):
-        second_moment = moment(500, 3)
-        spectrum = key_spectrum(second_moment)
-        by_threshold = AlphaEdit(nullspace_threshold=0.01).editable(spectrum)
-        assert torch.equal(by_threshold, null_space(second_moment, threshold=0.01)[0])
-        by_fraction = AlphaEdit(nullspace_fraction=0.5).editable(spectrum)
+        by_threshold = AlphaEdit(nullspace_threshold=0.01).prepare(layer())
+        assert torch.equal(by_threshold, null_space(SECOND_MOMENT, threshold=0.01)[0])
+        by_fraction = AlphaEdit(nullspace_fraction=0.5).prepare(layer())
         assert by_fraction.shape == (D_IN, 6)
+        assert AlphaEdit().editable_share(by_fraction, {}) == 0.5
+        assert math.isnan(Memit().editable_share(SECOND_MOMENT, {}))
 
 
 VOCABULARY, WIDTH = 11, 6

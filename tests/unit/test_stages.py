@@ -12,18 +12,23 @@ import torch
 from conftest import TEXTS, ModelMaker, TokenizerMaker
 from torch import Tensor
 
-from sphere import general_ability, metrics, stages
-from sphere.config import EditSettings, TaskSettings, ValueSettings
-from sphere.contexts import Contexts
-from sphere.methods import resolve
-from sphere.models import LoadedModel, adapter
-from sphere.sequential import Editor, EditState
-from sphere.solvers.base import LayerProblem
-from sphere.solvers.memit import Memit
-from sphere.spectra import save_directions, save_null_space
-from sphere.stages import INCIDENT_COLUMNS, compare_neurons, edit_segment, evaluate_states, score_states
-from sphere.stats import collect_statistics
-from sphere.tables import build, gather
+from sphere.config.evaluation import TaskSettings
+from sphere.config.model import EditSettings
+from sphere.config.values import ValueSettings
+from sphere.editing.contexts import Contexts
+from sphere.editing.loop import Editor
+from sphere.editing.methods import resolve
+from sphere.editing.solvers.base import LayerProblem, Solution
+from sphere.editing.solvers.memit import Memit
+from sphere.editing.spectra import save_directions, save_null_space
+from sphere.editing.state import EditState
+from sphere.editing.stats import collect_statistics
+from sphere.evaluation import general_ability, metrics
+from sphere.models.adapters import adapter
+from sphere.models.loading import LoadedModel
+from sphere.report.tables import build, gather
+from sphere.study import stages
+from sphere.study.stages import INCIDENT_COLUMNS, compare_neurons, edit_segment, evaluate_states, score_states
 
 LAYERS, CHECKPOINTS = (0, 1), (2, 4, 6)
 STUDY = {
@@ -84,12 +89,12 @@ def stream(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMake
 
 def spoil(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> list[torch.dtype]:
     """MEMIT's n-th solve gives NaN for n in ``calls`` (one a layer); returns the model's dtype at each."""
-    solve: Callable[..., Tensor] = Memit.solve
+    solve: Callable[..., Solution] = Memit.solve
     keys: Callable[..., tuple[dict[int, Tensor], Tensor]] = Editor._keys_and_outputs
     dtypes: list[torch.dtype] = []
 
     def spoiled(self: Memit, problem: LayerProblem) -> Tensor:
-        return solve(self, problem) * (float("nan") if len(dtypes) - 1 in calls else 1.0)
+        return Solution(solve(self, problem).update * (float("nan") if len(dtypes) - 1 in calls else 1.0))
 
     def watched(self: Editor, *given: object) -> tuple[dict[int, Tensor], Tensor]:
         dtypes.append(self.adapter.dtype)

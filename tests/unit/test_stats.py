@@ -10,9 +10,9 @@ import torch
 from conftest import FAMILIES, TEXTS, ModelMaker, TokenizerMaker
 from torch import Tensor
 
+from sphere.editing.stats import Statistics, collect_statistics, read_documents
 from sphere.errors import InputError, NumericalError
-from sphere.models import adapter
-from sphere.stats import Statistics, collect_statistics, read_documents
+from sphere.models.adapters import adapter
 
 DOCUMENTS = [text[start:] for text in TEXTS for start in (0, 9)]  # 12: the last may be held out
 

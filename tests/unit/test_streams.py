@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sphere.data import load_requests
+from sphere.data.records import load_requests
+from sphere.data.streams import draw_stream
 from sphere.errors import InputError
-from sphere.streams import draw_stream
 
 
 def zsre(subject: str, answer: str, question: str = "Where does {} live?") -> dict[str, Any]:

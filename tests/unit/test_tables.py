@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sphere.errors import InputError
-from sphere.tables import SUMMARIES, TABLES, build, gather, load, write_all
-from sphere.tables.intervals import EXACT, from_stderr, over_records, over_seeds, slope, spearman
-from sphere.tables.layout import base_of, method_label, ordered_methods, paper_name, projected_pairs
-from sphere.tables.neurons import cosine_change, cosine_matrix, gather_neurons, sampled_weights
-from sphere.tables.render import Cell, Column, Row, Table, as_frame, as_latex, as_markdown, ranks
-from sphere.tables.stream import batch_seconds, warning_table
-from sphere.tables.trajectories import early_warnings, energy_by_batch, trajectories
+from sphere.evaluation.neurons import cosine_change, cosine_matrix, gather_neurons
+from sphere.report.tables import SUMMARIES, TABLES, build, gather, load, write_all
+from sphere.report.tables.intervals import EXACT, from_stderr, over_records, over_seeds, slope, spearman
+from sphere.report.tables.layout import base_of, method_label, ordered_methods, paper_name, projected_pairs
+from sphere.report.tables.neurons import sampled_weights
+from sphere.report.tables.render import Cell, Column, Row, Table, as_frame, as_latex, as_markdown, ranks
+from sphere.report.tables.stream import batch_seconds, warning_table
+from sphere.report.tables.trajectories import early_warnings, energy_by_batch, trajectories
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "config" / "published"

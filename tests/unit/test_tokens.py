@@ -12,7 +12,7 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from sphere.errors import InputError
-from sphere.tokens import encode, encode_many, join, pad_id, right_pad
+from sphere.models.tokens import encode, encode_many, join, pad_id, right_pad
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Z")), min_size=1, max_size=12)
 

@@ -12,14 +12,16 @@ import pytest
 import torch
 from conftest import TEXTS, ModelMaker, TokenizerMaker
 
-from sphere import tune as module
-from sphere.config import EditSettings, SensitivitySettings, TuningSettings, ValueSettings
-from sphere.contexts import Contexts
+from sphere.config.model import EditSettings
+from sphere.config.tuning import SensitivitySettings, TuningSettings
+from sphere.config.values import ValueSettings
+from sphere.editing.contexts import Contexts
+from sphere.editing.spectra import save_directions, save_null_space
+from sphere.editing.stats import collect_statistics
 from sphere.errors import InputError
-from sphere.models import adapter
-from sphere.spectra import save_directions, save_null_space
-from sphere.stats import collect_statistics
-from sphere.tune import METRICS, map_sensitivity, score, trials, try_settings, tune
+from sphere.models.adapters import adapter
+from sphere.study import tune as module
+from sphere.study.tune import METRICS, map_sensitivity, score, trials, try_settings, tune
 
 
 def frame(*means: float) -> pd.DataFrame:
@@ -162,7 +164,8 @@ def test_the_map_has_every_pair_and_edits_once_without_the_projection(
 ) -> None:
     tried: list[Any] = []
     monkeypatch.setattr(
-        "sphere.tune.try_settings", lambda *given, **named: tried.append(given[2]) or try_settings(*given, **named)
+        "sphere.study.tune.try_settings",
+        lambda *given, **named: tried.append(given[2]) or try_settings(*given, **named),
     )
     for name in ("method", "grid", "tuning", "out_chosen", "out_trials"):
         del files[name]

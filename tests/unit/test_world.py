@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from sphere.artifacts import digest
-from sphere.config import WorldSettings
-from sphere.data import load_requests
+from sphere.config.world import WorldSettings
+from sphere.data.records import load_requests
+from sphere.data.world.build import build
+from sphere.data.world.people import RELATIONS, create
+from sphere.data.world.tasks import TASK_FAMILIES
 from sphere.errors import InputError
-from sphere.world import RELATIONS, TASK_FAMILIES, build, create
+from sphere.files import digest
 
 SETTINGS = WorldSettings(
     people=64, tuning_people=16, qa_people=48, edits_per_person=2, documents=2000, task_items=20, seed=3

@@ -54,7 +54,7 @@ def files_of(module: str) -> list[Path]:
     parts = module.split(".")
     found = [ROOT.joinpath(*parts[:i], "__init__.py") for i in range(1, len(parts) + 1)]
     found.append(ROOT.joinpath(*parts).with_suffix(".py"))
-    if module in ("sphere.solvers", "sphere.postprocess"):
+    if module in ("sphere.editing.solvers", "sphere.editing.postprocess"):
         found += ROOT.joinpath(*parts).glob("*.py")
     return [path for path in found if path.is_file()]
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from sphere.config import load_study
-from sphere.plan import RULES, plan
+from sphere.study.configuration import load_study
+from sphere.study.plan import RULES, plan
 
 from .conftest import ROOT, Workplace
 

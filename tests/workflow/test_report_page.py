@@ -14,10 +14,10 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from sphere.artifacts import SHORT, digest
-from sphere.claims import TESTS
-from sphere.figures import FIGURES
-from sphere.tables import SUMMARIES, TABLES
+from sphere.files import SHORT, digest
+from sphere.report.claims import TESTS
+from sphere.report.figures import FIGURES
+from sphere.report.tables import SUMMARIES, TABLES
 
 from .conftest import ROOT, Workplace
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sphere.artifacts import digest, verify
+from sphere.files import digest
+from sphere.study.provenance import verify
 
 from .conftest import Workplace
 

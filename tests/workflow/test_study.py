@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sphere.artifacts import digest, verify
-from sphere.claims import TESTS
-from sphere.figures import FIGURES
-from sphere.tables import SUMMARIES, TABLES
+from sphere.files import digest
+from sphere.report.claims import TESTS
+from sphere.report.figures import FIGURES
+from sphere.report.tables import SUMMARIES, TABLES
+from sphere.study.provenance import verify
 
 from .conftest import Run, Workplace
 

@@ -4,12 +4,14 @@ import re
 import sys
 from pathlib import Path
 
-from sphere.artifacts import occupy
-from sphere.config import RunSettings, WorldSource, load_run, load_study
+from sphere.files import occupy
+from sphere.config.model import WorldSource
+from sphere.config.run import RunSettings, load_run
+from sphere.study.configuration import load_study
 from sphere.errors import InputError
-from sphere.methods import resolve
+from sphere.editing.methods import resolve
 from sphere.plain_yaml import read_yaml
-from sphere.plan import plan
+from sphere.study.plan import plan
 
 KEYS = tuple(RunSettings.model_fields)
 

@@ -1,6 +1,7 @@
 # General ability by lm-evaluation-harness, whose data are fetched before: these jobs need no network.
 TASKS_OF_WORLD = "<study>/world/tasks" if STUDY.world else []
 OWN_TASKS = [str(WHOLE.root / "tasks" / f"{name}.yaml") for name in WHOLE.task_files]
+OWN_TASKS += map(str, WHOLE.outside_tasks.values())
 TASK_DATA = WHOLE.task_data()
 
 

@@ -1,13 +1,14 @@
 """Sample the context templates from the unedited model."""
 
-from sphere.artifacts import write_atomically
-from sphere.job import job
+from sphere.files import write_atomically
+from sphere.study.job import job
 
 with job(snakemake):
     import torch
 
-    from sphere.contexts import sample_contexts
-    from sphere.models import adapter, load
+    from sphere.editing.contexts import sample_contexts
+    from sphere.models.adapters import adapter
+    from sphere.models.loading import load
 
     settings = snakemake.params.contexts
     loaded = load(snakemake.input.model, **snakemake.params.load)

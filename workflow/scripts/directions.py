@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from sphere.job import job
+from sphere.study.job import job
 
 with job(snakemake):
-    from sphere.models import adapter, load
-    from sphere.spectra import save_directions
+    from sphere.editing.spectra import save_directions
+    from sphere.models.adapters import adapter
+    from sphere.models.loading import load
 
     loaded = load(snakemake.input.model, **snakemake.params.load)
     save_directions(adapter(loaded.model), snakemake.params.layers, Path(snakemake.output.directions))

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sphere.config import Source
-from sphere.download import fetch
-from sphere.job import job
+from sphere.config.sources import Source
+from sphere.data.download import fetch
+from sphere.study.job import job
 
 with job(snakemake):
     params = snakemake.params

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from sphere.artifacts import read_json
-from sphere.config import EditSettings
-from sphere.job import job, paths
+from sphere.config.model import EditSettings
+from sphere.files import read_json
+from sphere.study.job import job, paths
 
 with job(snakemake, continues="previous"):
-    from sphere.stages import edit_segment
+    from sphere.study.stages import edit_segment
 
     files, params = snakemake.input, snakemake.params
     chosen = read_json(files.tuned)["hyperparameters"] if files.tuned else {}

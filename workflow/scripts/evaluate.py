@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from sphere.job import job, paths
+from sphere.study.job import job, paths
 
 with job(snakemake, sources=snakemake.params.sources):
-    from sphere.generation import GenerationSettings
-    from sphere.stages import evaluate_states
+    from sphere.evaluation.generation import GenerationSettings
+    from sphere.study.stages import evaluate_states
 
     files, generation = snakemake.input, snakemake.params.generation
     evaluate_states(

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sphere.download import extract_corpus
-from sphere.job import job
+from sphere.data.download import extract_corpus
+from sphere.study.job import job
 
 with job(snakemake):
     files, params = snakemake.input, snakemake.params

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from sphere.config import ShapeSettings, Source
-from sphere.download import fetch_snapshot
-from sphere.job import job
-from sphere.plan.shapes import check_shape
+from sphere.config.model import ShapeSettings
+from sphere.config.sources import Source
+from sphere.data.download import fetch_snapshot
+from sphere.study.job import job
+from sphere.study.plan.shapes import check_shape
 
 with job(snakemake):
     params = snakemake.params

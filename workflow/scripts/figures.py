@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sphere.figures import write_all
-from sphere.job import job
+from sphere.report.figures import write_all
+from sphere.study.job import job
 
 with job(snakemake, sources=snakemake.params.sources):
     tables = Path(snakemake.input.summaries[0]).parent

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from sphere.job import job
-from sphere.tables import gather
+from sphere.report.tables import gather
+from sphere.study.job import job
 
 with job(snakemake):
     tables = Path(snakemake.output.summaries[0]).parent

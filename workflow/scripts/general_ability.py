@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from sphere.config import TaskSettings
-from sphere.job import job, paths
+from sphere.config.evaluation import TaskSettings
+from sphere.study.job import job, paths
 
 with job(snakemake, sources=snakemake.params.sources):
-    from sphere.stages import score_states
+    from sphere.study.stages import score_states
 
     files, data = snakemake.input, snakemake.params.data
     score_states(

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from sphere.job import job, paths
+from sphere.study.job import job, paths
 
 with job(snakemake):
-    from sphere.stages import compare_neurons
+    from sphere.study.stages import compare_neurons
 
     names = dict.fromkeys(stream["model"] for stream in snakemake.params.streams)
     compare_neurons(

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from sphere.job import job
+from sphere.study.job import job
 
 with job(snakemake):
-    from sphere.models import resolve_device
-    from sphere.spectra import save_null_space
-    from sphere.stats import Statistics
+    from sphere.editing.spectra import save_null_space
+    from sphere.editing.stats import Statistics
+    from sphere.models.loading import resolve_device
 
     statistics = Statistics.load(snakemake.input.statistics, device=resolve_device(snakemake.params.device))
     save_null_space(statistics, Path(snakemake.output.null_space))

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sphere.job import job
-from sphere.manifest import write_manifest
-from sphere.pages import write_pages
+from sphere.report.pages import write_pages
+from sphere.study.job import job
+from sphere.study.manifest import write_manifest
 
 with job(snakemake):
     out = snakemake.output

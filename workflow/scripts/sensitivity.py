@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from sphere.artifacts import read_json
-from sphere.config import EditSettings, SensitivitySettings
-from sphere.job import job, paths
+from sphere.config.model import EditSettings
+from sphere.config.tuning import SensitivitySettings
+from sphere.files import read_json
+from sphere.study.job import job, paths
 
 with job(snakemake):
-    from sphere.tune import map_sensitivity
+    from sphere.study.tune import map_sensitivity
 
     files, params = snakemake.input, snakemake.params
     chosen = read_json(files.tuned)["hyperparameters"] if files.tuned else {}

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from sphere.job import job
+from sphere.study.job import job
 
 with job(snakemake):
-    from sphere.models import adapter, load
-    from sphere.stats import collect_statistics, read_documents
+    from sphere.editing.stats import collect_statistics, read_documents
+    from sphere.models.adapters import adapter
+    from sphere.models.loading import load
 
     settings = dict(snakemake.params.statistics)
     documents = read_documents(snakemake.input.corpus)[: settings.pop("documents")]

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from sphere.artifacts import write_csv
-from sphere.job import job
-from sphere.streams import draw_stream
+from sphere.data.streams import draw_stream
+from sphere.files import write_csv
+from sphere.study.job import job
 
 with job(snakemake, sources=snakemake.params.sources):
     skipped = draw_stream(

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sphere.job import job
-from sphere.pages import write_pages
-from sphere.tables import write_all
+from sphere.report.pages import write_pages
+from sphere.report.tables import write_all
+from sphere.study.job import job
 
 with job(snakemake, sources=snakemake.params.sources):
     tables = Path(snakemake.input.summaries[0]).parent

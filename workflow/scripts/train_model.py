@@ -3,15 +3,15 @@
 import os
 from pathlib import Path
 
-from sphere.artifacts import write_csv
-from sphere.config import TrainingSettings
-from sphere.job import job
+from sphere.config.training import TrainingSettings
+from sphere.files import write_csv
+from sphere.study.job import job
 
 # Threads that wait soon sleep instead of spinning on, which beside another busy process slows training many times.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 with job(snakemake):
-    from sphere.training import train
+    from sphere.data.world.training import train
 
     settings = TrainingSettings(**snakemake.params.training)
     curve = train(

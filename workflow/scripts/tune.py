@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from sphere.config import EditSettings, TuningSettings
-from sphere.job import job, paths
+from sphere.config.model import EditSettings
+from sphere.config.tuning import TuningSettings
+from sphere.study.job import job, paths
 
 with job(snakemake):
-    from sphere.tune import tune
+    from sphere.study.tune import tune
 
     files, params = snakemake.input, snakemake.params
     tune(

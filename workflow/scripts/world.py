@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sphere.config import WorldSettings
-from sphere.job import job
-from sphere.world import build
+from sphere.config.world import WorldSettings
+from sphere.data.world.build import build
+from sphere.study.job import job
 
 with job(snakemake):
     build(WorldSettings(**snakemake.params.world), Path(snakemake.output.corpus).parent)

@@ -1,0 +1,118 @@
+"""config/studies/NAME.yaml."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sphere.config.base import Count, Positive, Settings
+from sphere.config.dataset import CorpusSettings, DatasetConfig
+from sphere.config.evaluation import GenerationSettings, TaskSettings
+from sphere.config.names import (
+    DATASET_FOLDERS,
+    FILE_ENDINGS,
+    METHOD_FOLDERS,
+    MODEL_FOLDERS,
+    MethodName,
+    Name,
+)
+from sphere.config.tuning import SensitivitySettings, TuningSettings
+from sphere.config.world import WORLD_TASKS, WorldSettings
+from sphere.errors import nearest
+
+
+class StudyConfig(Settings):
+    """config/studies/NAME.yaml: models x datasets x methods x seeds, edited to the last checkpoint."""
+
+    name: Name
+    """Its folder under results/."""
+    description: str = ""
+    """A line for people."""
+    models: Annotated[tuple[Name, ...], Field(min_length=1)]
+    """Names of config/models/NAME.yaml."""
+    datasets: Annotated[dict[Name, DatasetConfig], Field(min_length=1)]
+    """By name: where the edit records come from."""
+    methods: Annotated[tuple[MethodName, ...], Field(min_length=1)]
+    """Rows of sphere/editing/methods.yaml; NAME+sphere adds the projection to any."""
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
+    """Each seed is one order of the edit stream."""
+    batch_size: Positive = 100
+    """Edits made at once."""
+    checkpoints: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    """Edits made when the state is kept and evaluated; the last is the stream's length."""
+    evaluate: Literal["stream", "checkpoint"] = "checkpoint"
+    """One evaluation job for a whole stream (small models: fewer starts) or one for each checkpoint."""
+    keep_states: bool = True
+    """Keep the edited weights of every checkpoint, or remove each once it was continued from and evaluated."""
+    energy_every: Positive = 1
+    """Batches between rows of energy.csv; every checkpoint has one."""
+    tasks: TaskSettings | None = None
+    """General-ability tasks; null runs none."""
+    generation: GenerationSettings | None = None
+    """Free generations; null makes none, and with them no fluency and consistency."""
+    tuning: TuningSettings | None = None
+    """Hyperparameter search before the streams; null takes the model's ``methods`` as they are."""
+    sensitivity: SensitivitySettings | None = None
+    """The map of efficacy over eta and alpha; null draws none."""
+    world: WorldSettings | None = None
+    """The fictional world, for a study that makes its own models or datasets."""
+    corpus: CorpusSettings | None = None
+    """Text for key statistics; null takes it from the world's corpus."""
+    threads: Positive = 2
+    """Threads of training; part of the result, since the order of sums depends on it."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudyConfig:
+        for key in ("models", "methods", "seeds", "checkpoints"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key}: {list(values)} repeats a value")
+        for key, names, taken in (
+            ("name", (self.name,), ("downloads",)),
+            ("models", self.models, MODEL_FOLDERS),
+            ("datasets", self.datasets, DATASET_FOLDERS),
+            ("methods", self.methods, METHOD_FOLDERS),
+        ):
+            if clash := set(names) & set(taken):
+                raise ValueError(f"{key}: {clash.pop()!r} is the name of a folder of the results: choose another")
+            for name in names:
+                if name.endswith(FILE_ENDINGS):
+                    raise ValueError(f"{key}: {name!r} looks like a file of the results: leave its ending out")
+        if list(self.checkpoints) != sorted(self.checkpoints):
+            raise ValueError(f"checkpoints must ascend: {list(self.checkpoints)}")
+        for edits in self.checkpoints:
+            if edits % self.batch_size:
+                raise ValueError(f"checkpoints: {edits} is not a multiple of batch_size {self.batch_size}")
+        for dataset, settings in self.datasets.items():
+            if settings.source == "world" and self.world is None:
+                raise ValueError(f"datasets.{dataset}: source: world needs the study to have a world")
+            if settings.source == "world" and dataset not in ("counterfact", "zsre"):
+                raise ValueError(f"datasets: a world has no {dataset!r}{nearest(dataset, ('counterfact', 'zsre'))}")
+        for task in self.tasks.names if self.tasks else ():
+            if task in WORLD_TASKS and self.world is None:
+                raise ValueError(f"tasks.names: {task!r} needs the study to have a world")
+        if self.tuning is not None and self.world is None:
+            raise ValueError("tuning needs a world, whose held-out records it edits")
+        if self.sensitivity is not None and self.world is None:
+            raise ValueError("sensitivity needs a world, whose held-out records it edits")
+        if self.world is not None:
+            self._within(self.world)
+        return self
+
+    def _within(self, world: WorldSettings) -> None:
+        """The world holds as many edits as are asked of it."""
+        streamed = self.edits if any(each.source == "world" for each in self.datasets.values()) else 0
+        for what, wanted, people in (
+            ("checkpoints", streamed, "people"),
+            ("tuning.edits", self.tuning.edits if self.tuning else 0, "tuning_people"),
+            ("sensitivity.edits", self.sensitivity.edits if self.sensitivity else 0, "tuning_people"),
+        ):
+            there = getattr(world, people) * world.edits_per_person
+            if wanted > there:
+                raise ValueError(f"{what}: {wanted} edits, but world.{people} x edits_per_person is {there}")
+
+    @property
+    def edits(self) -> int:
+        """Length of the edit stream."""
+        return self.checkpoints[-1]

@@ -1,0 +1,104 @@
+"""The one call: edit a model in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest
+from sphere.editing.batches import batches_of
+from sphere.editing.contexts import Contexts, sample_contexts
+from sphere.editing.loop import Editor, Record
+from sphere.editing.methods import resolve
+from sphere.editing.state import EditState
+from sphere.editing.stats import Statistics, collect_statistics
+from sphere.errors import InputError
+from sphere.models.adapters import Adapter, adapter
+
+
+def edit(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    *,
+    method: str = "sphere",
+    layers: Sequence[int] | None = None,
+    values: ValueSettings | None = None,
+    contexts: Contexts | None = None,
+    corpus: Sequence[str] | None = None,
+    statistics: Statistics | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    state: EditState | None = None,
+    batch_size: int = 100,
+    seed: int = 0,
+    on_batch: Callable[[Record], None] | None = None,
+) -> EditState:
+    """Edit ``model`` in place and return the state, which a later call can continue.
+
+    ``statistics`` are the key second moments, or ``corpus`` the documents to take them from (of the unedited model).
+    ``layers`` defaults to MEMIT's choice scaled to the model's depth (``default_layers``), ``contexts`` to the state's,
+    or to five prefixes sampled from the unedited model with ``seed``. A state is continued on the model it was returned
+    with, or, read from a file, on the unedited one. Raises InputError on bad input, before anything is computed.
+    """
+    chosen = resolve(method, hyperparameters=hyperparameters)
+    if not requests:
+        raise InputError("there is nothing to edit: give at least one request")
+    parts = adapter(model)
+    where = tuple(layers) if layers is not None else default_layers(parts.n_layers)
+    for i in chosen.edited_layers(where):
+        parts.layer(i)
+    list(batches_of(requests, batch_size, parts, tokenizer, contexts or Contexts()))
+    needs = chosen.needs_statistics
+    if needs and statistics is None and corpus is None:
+        raise InputError(f"{method} needs key second moments: give statistics, or a corpus to take them from")
+    if state is not None and contexts is None:
+        contexts = state.contexts
+    training = model.training
+    model.eval()
+    try:
+        if needs and statistics is None:
+            with _unedited(parts, state):
+                statistics = collect_statistics(parts, tokenizer, corpus or (), chosen.edited_layers(where))
+        if contexts is None:
+            generator = torch.Generator().manual_seed(seed)
+            contexts = sample_contexts(parts, tokenizer, count=5, length=10, generator=generator)
+        editor = Editor(
+            model,
+            tokenizer,
+            chosen,
+            layers=where,
+            values=values or ValueSettings(),
+            contexts=contexts,
+            statistics=statistics,
+            seed=seed,
+            state=state,
+        )
+        return editor.run(requests, batch_size=batch_size, on_batch=on_batch)
+    finally:
+        parts.narrow(chosen.edited_layers(where))
+        model.train(training)
+
+
+@contextmanager
+def _unedited(parts: Adapter, state: EditState | None) -> Iterator[None]:
+    """The model without ``state``'s edits, where the state knows the weights from before them."""
+    before = state.pretrained if state is not None else {}
+    edited = {i: parts.weight(i).clone() for i in before}
+    try:
+        for i, weight in before.items():
+            parts.set_weight(i, weight)
+        yield
+    finally:
+        for i, weight in edited.items():
+            parts.set_weight(i, weight)
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Layers 4 to 8 of 32, as MEMIT edits on Llama-sized models, scaled to ``depth`` and at least one."""
+    first, last = round(depth * 4 / 32), round(depth * 8 / 32)
+    return tuple(range(first, max(first + 1, last + 1)))

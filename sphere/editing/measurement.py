@@ -1,0 +1,83 @@
+"""What is measured of a batch: wall seconds by phase, and the rows of energy.csv."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from torch import Tensor
+
+from sphere.geometry.energy import Energy, perturbation, theorem_bound, unit_perturbation
+
+NAN = float("nan")
+
+
+class Clock:
+    """Wall seconds by phase, synchronised with the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, phase: str) -> Phase:
+        return Phase(self, phase)
+
+    def now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+
+class Phase:
+    """One phase of a clock, timed as long as its block lasts."""
+
+    def __init__(self, clock: Clock, phase: str) -> None:
+        self.clock, self.phase = clock, phase
+
+    def __enter__(self) -> None:
+        self.start = self.clock.now()
+
+    def __exit__(self, *_: object) -> None:
+        seconds = self.clock.seconds
+        seconds[self.phase] = seconds.get(self.phase, 0.0) + self.clock.now() - self.start
+
+
+def energy_row(
+    layer: int,
+    *,
+    edits: int,
+    batch: int,
+    energies: tuple[Energy, Energy],
+    weights: tuple[Tensor, Tensor],
+    probe_keys: Tensor | None,
+    editable_share: float,
+) -> dict[str, float]:
+    """One row of energy.csv: a layer before and after the batch (``energies``, and ``weights`` (d_out, d_in)).
+
+    Theorem 1 is about an update: its quantities are NaN for batch 0, which is none. The perturbation is measured
+    twice: on keys that no edit used (text, ``probe_keys`` (m, d_in)), and in the theorem's own setting, unit rows and
+    orthonormal inputs.
+    """
+    (old, new), (before, after) = energies, weights
+    delta, change = new.sum - old.sum, after - before
+    bound = measured = turned = NAN
+    if batch:
+        bound = theorem_bound(delta, old.theorem_constant)
+        turned = unit_perturbation(before, after)
+        if probe_keys is not None and probe_keys.numel():
+            measured = perturbation(change, probe_keys.to(change.device))
+    return {
+        "edits": edits,
+        "batch": batch,
+        "layer": layer,
+        "he_sum": new.sum,
+        "he_mean": new.mean,
+        "delta_he": delta,
+        "theorem_k": old.theorem_constant,
+        "perturbation": measured,
+        "unit_perturbation": turned,
+        "bound": bound,
+        "update_norm": float(change.double().norm()),
+        "weight_norm": float(before.double().norm()),
+        "editable_share": editable_share,
+    }

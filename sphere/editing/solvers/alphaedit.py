@@ -1,0 +1,77 @@
+"""AlphaEdit: least squares among the updates that leave the kept-out directions of the key space alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field, PositiveFloat
+
+from sphere.editing.component import Layer, Need
+from sphere.editing.solvers.base import ClosedFormSolver, LayerProblem, Solution, register
+from sphere.editing.solvers.past import PAST, accumulated
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sphere.editing.solvers.base import Memory
+
+
+@register
+class AlphaEdit(ClosedFormSolver):
+    """AlphaEdit (Fang et al., ICLR 2025, arXiv 2410.02355): dW^T = (P (K K^T + M) + l2 I)^-1 P K R^T.
+
+    P = B B^T projects on the k directions in which text keys have little energy. dW = Y^T B^T minimises
+
+        ||dW K - R||^2 + tr(dW M dW^T) + l2 ||dW||^2    among the dW = dW P,
+
+    so Y = X R^T, where X (k, n) solves the symmetric positive definite (B^T (K K^T + M) B + l2 I) X = B^T K. Without a
+    past and with fewer keys than directions the same X comes from the n x n key Gram matrix (Woodbury):
+    X = B^T K (K^T B B^T K + l2 I)^-1.
+    """
+
+    name: ClassVar[str] = "alphaedit"
+    needs_keys_after: ClassVar[bool] = True
+
+    ridge: PositiveFloat = 10.0
+    """l2: weight of ||dW||^2."""
+    nullspace_threshold: PositiveFloat = 0.02
+    """Directions whose second-moment eigenvalue is below this may be edited."""
+    nullspace_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """If given, used instead of the threshold: the share of directions, weakest first, that may be edited."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ("key_spectrum",)
+
+    def prepare(self, layer: Layer) -> Tensor:
+        """The null-space basis B (d_in, k), whose columns span what updates may read from."""
+        if self.nullspace_fraction is not None:
+            basis = layer.key_spectrum.weakest(fraction=self.nullspace_fraction)
+        else:
+            basis = layer.key_spectrum.weakest(threshold=self.nullspace_threshold)
+        return basis.to(layer.pretrained.device)
+
+    def editable_share(self, prepared: Tensor, memory: Memory) -> float:
+        return prepared.shape[1] / prepared.shape[0]
+
+    def solve(self, problem: LayerProblem) -> Solution:
+        from sphere.geometry.linalg import solve_positive_definite
+
+        basis, past = problem.prepared, problem.memory.get(PAST)  # (d_in, k), (d_in, d_in)
+        keys = basis.T @ problem.keys  # (k, n)
+        size, n = keys.shape
+        name, remedy = f"{self.name}'s system", f"raise ridge (now {self.ridge:g})"
+        if past is None and n < size:
+            gram = keys.T @ keys  # (n, n)
+            gram.diagonal().add_(self.ridge)
+            solved = solve_positive_definite(gram, keys.T, name=name, remedy=remedy).T  # (k, n)
+        else:
+            system = keys @ keys.T  # (k, k)
+            if past is not None:
+                system += basis.T @ (past @ basis)
+            system.diagonal().add_(self.ridge)
+            solved = solve_positive_definite(system, keys, name=name, remedy=remedy)  # (k, n)
+        return Solution(problem.residuals @ (basis @ solved).T, problem.memory)
+
+    def settle(self, problem: LayerProblem, solution: Solution, applied: Tensor, keys: Tensor | None) -> Memory:
+        return accumulated(problem.memory, keys)

@@ -1,0 +1,57 @@
+"""ROME: one request at a time, the smallest rank-one update that gives the key its value exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import NonNegativeInt
+
+from sphere.editing.component import Layer, Need
+from sphere.editing.solvers.base import ClosedFormSolver, LayerProblem, Solution, register
+from sphere.errors import InputError, NumericalError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register
+class Rome(ClosedFormSolver):
+    """ROME (Meng et al., NeurIPS 2022, arXiv 2202.05262, eq. 2): dW = (v - W k) (C^-1 k)^T / ((C^-1 k)^T k).
+
+    The residual of the problem is v - W k (d_out, 1). Minimises tr(dW C dW^T) subject to W k + dW k = v.
+    """
+
+    name: ClassVar[str] = "rome"
+    one_at_a_time: ClassVar[bool] = True
+    single_layer: ClassVar[bool] = True
+
+    second_moment: Literal["identity", "data"] = "identity"
+    """C: the identity (the setting of the SPHERE paper) or the text's key second moment."""
+    layer: NonNegativeInt | None = None
+    """The layer to edit; None leaves it to the model's configuration."""
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        return ("second_moment",) if self.second_moment == "data" else ()
+
+    def prepare(self, layer: Layer) -> Tensor | None:
+        return layer.second_moment if self.needs else None
+
+    def solve(self, problem: LayerProblem) -> Solution:
+        from sphere.geometry.linalg import solve_positive_definite
+
+        key = problem.keys  # (d_in, 1)
+        if key.shape[1] != 1:
+            raise InputError(f"rome takes one request at a time, not {key.shape[1]}: give one key")
+        direction = key
+        if self.second_moment == "data":
+            direction = solve_positive_definite(
+                problem.prepared,
+                key,
+                name="rome's second moment",
+                remedy="take it from more text (more tokens than d_in), or set second_moment: identity",
+            )
+        overlap = float(direction.T @ key)
+        if not overlap > 0:
+            raise NumericalError("rome's key is zero, so this layer can change nothing: edit another")
+        return Solution(problem.residuals @ direction.T / overlap)

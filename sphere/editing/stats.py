@@ -1,0 +1,131 @@
+"""Key second moments C = E[k k^T] over natural text, of all edited layers in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sphere.errors import InputError, NumericalError
+from sphere.files import write_atomically
+from sphere.models.adapters import Adapter
+from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
+from sphere.models.hooks import capture_inputs, forward
+from sphere.models.tokens import pad_id, right_pad
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What editing asks of natural text, per layer."""
+
+    second_moments: dict[int, Tensor]
+    """Layer -> C (d_in, d_in) float64, uncentred, divided by the token count."""
+    probe_keys: dict[int, Tensor]
+    """Layer -> (d_in, m) float64: keys of the last documents, which C does not hold; for measured perturbations."""
+    tokens: int
+    """How many tokens C was taken over."""
+
+    def save(self, path: Path) -> None:
+        """Write the statistics as one safetensors file, the same bytes whenever they are the same.
+
+        Its metadata has one entry: the order of several would differ from process to process.
+        """
+        tensors = {f"second_moment.{i}": c for i, c in self.second_moments.items()}
+        tensors |= {f"probe_keys.{i}": k.contiguous() for i, k in self.probe_keys.items()}
+        note = {"tokens": str(self.tokens)}
+        with write_atomically(path) as temporary:
+            save_file({name: t.cpu() for name, t in tensors.items()}, str(temporary), metadata=note)
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: torch.device | str = "cpu") -> Statistics:
+        with safe_open(str(path), framework="pt", device=str(device)) as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tokens = int((file.metadata() or {}).get("tokens", 0))
+        by_layer: dict[str, dict[int, Tensor]] = {"second_moment": {}, "probe_keys": {}}
+        for name, tensor in tensors.items():
+            kind, layer = name.rsplit(".", 1)
+            by_layer[kind][int(layer)] = tensor
+        return cls(by_layer["second_moment"], by_layer["probe_keys"], tokens)
+
+
+def read_documents(path: str | Path) -> list[str]:
+    """The documents of a text file, separated by blank lines."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"corpus {path} cannot be read as UTF-8 text: {error}") from error
+    documents = [part.strip() for part in text.split("\n\n") if part.strip()]
+    if not documents:
+        raise InputError(f"corpus {path} has no text: give documents separated by blank lines")
+    return documents
+
+
+@torch.no_grad()
+def collect_statistics(
+    adapter: Adapter,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[str],
+    layers: Iterable[int],
+    *,
+    max_length: int = 1024,
+    probe_keys: int = 256,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+) -> Statistics:
+    """One pass over ``documents`` for all ``layers``; the pass ends at the last of them.
+
+    Documents are cut at ``max_length`` tokens, or what the model takes. The last documents, up to ``probe_keys`` keys
+    and never more than a tenth of all, are kept out of C. float32 products, float64 sums.
+    Raises InputError if there is no text, NumericalError if a moment is not finite.
+    """
+    layers = sorted(set(layers))
+    max_length = min(max_length, getattr(adapter.model.config, "max_position_embeddings", max_length))
+    found = tokenizer(list(documents), truncation=False)["input_ids"] if documents else []
+    rows = [tuple(ids[:max_length]) for ids in found if ids]
+    if not rows:
+        raise InputError("the corpus for key statistics has no text: give at least one document")
+    held = _held_out(rows, probe_keys)
+    modules = {i: adapter.projection(i) for i in layers}
+    size = {i: adapter.weight(i).shape[1] for i in layers}
+    sums = {i: torch.zeros(size[i], size[i], dtype=torch.float64, device=adapter.device) for i in layers}
+    probes = {i: torch.zeros(size[i], 0, dtype=torch.float64, device=adapter.device) for i in layers}
+    pad = pad_id(tokenizer)
+
+    def keys(batch: list[int]) -> dict[int, Tensor]:
+        ids, mask = right_pad([rows[i] for i in batch], pad, adapter.device)
+        with capture_inputs(modules, stop_after=layers[-1]) as seen:
+            forward(adapter.backbone, input_ids=ids, attention_mask=mask, use_cache=False)
+        real = mask.bool()
+        return {i: seen[i][real] for i in layers}  # (tokens, d_in)
+
+    def add(batch: list[int]) -> None:
+        wide = {i: k.to(torch.promote_types(k.dtype, torch.float32)) for i, k in keys(batch).items()}
+        products = {i: k.T @ k for i, k in wide.items()}
+        for i, product in products.items():  # after all of them: a batch that runs out of memory has added nothing
+            sums[i] += product
+
+    kept = len(rows) - held
+    run_in_batches([len(row) for row in rows[:kept]], add, token_budget=token_budget)
+    if held:
+        for i, seen in keys(list(range(kept, len(rows)))).items():
+            probes[i] = seen[:probe_keys].double().T
+    tokens = sum(len(row) for row in rows[:kept])
+    for i in layers:
+        if not torch.isfinite(sums[i]).all():
+            raise NumericalError(f"key statistics of layer {i} are not finite: load the model in a wider dtype")
+        sums[i] /= tokens
+    return Statistics(sums, probes, tokens)
+
+
+def _held_out(rows: Sequence[Sequence[int]], wanted: int) -> int:
+    """How many documents at the end to keep out of C."""
+    count = tokens = 0
+    while tokens < wanted and count < len(rows) // 10:
+        count += 1
+        tokens += len(rows[-count])
+    return count

@@ -1,0 +1,213 @@
+"""Target values z: what the last edited layer should put out at the subject's last token so that the new fact follows.
+
+The objective and its constants are MEMIT's (Meng et al. 2023, section 4.3.1). All requests are optimised in one batch:
+their deltas do not touch each other, the layers up to z run once (``replay``), and requests that are done drop out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest
+from sphere.editing.contexts import Contexts
+from sphere.editing.replay import Row, record
+from sphere.errors import InputError, NumericalError
+from sphere.models.adapters import Adapter
+from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
+from sphere.models.tokens import Encoded, encode_many, pad_id
+
+KL_PROMPT = "{} is a"
+"""Its next-token distribution at the subject's last token is kept close to the unedited one."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Target values of n requests."""
+
+    values: Tensor
+    """z (d, n) in float64."""
+    losses: Tensor
+    """(n,) the last loss seen."""
+    steps: Tensor
+    """(n,) Adam steps taken."""
+
+
+def encode_in_contexts(
+    tokenizer: PreTrainedTokenizerBase, request: EditRequest, contexts: Contexts, *, target: bool
+) -> list[Encoded]:
+    """The rewrite prompt behind every prefix, with or without its new target."""
+    return encode_many(
+        tokenizer,
+        [
+            (prefix + request.prompt, request.target_new if target else None, len(prefix) + request.subject_end)
+            for prefix in contexts.prefixes
+        ],
+    )
+
+
+def target_values(
+    adapter: Adapter,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    contexts: Contexts,
+    *,
+    layer: int,
+    settings: ValueSettings,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+) -> Targets:
+    """z for each request at ``layer``; requests of like tails are grouped under ``token_budget`` padded tokens.
+
+    Raises InputError if ``layer`` is the model's last, NumericalError if a loss is not finite.
+    """
+    if layer >= adapter.n_layers - 1:
+        raise InputError(
+            f"layer {layer} is the model's last: no later token reads its output at the subject; edit an earlier one"
+        )
+    encoded = [encode_in_contexts(tokenizer, request, contexts, target=True) for request in requests]
+    lengths = [len(rows) * max(len(row.ids) for row in rows) for rows in encoded]
+    tails = [max(len(row.ids) - _pivot(row) for row in rows) for rows in encoded]  # what every step runs again
+    values = torch.empty(adapter.model.config.hidden_size, len(requests), dtype=torch.float64, device=adapter.device)
+    losses, steps = torch.empty(len(requests)), torch.empty(len(requests), dtype=torch.long)
+
+    def run(batch: list[int]) -> None:
+        batch = sorted(batch)
+        found = _Optimisation(
+            adapter, tokenizer, [requests[i] for i in batch], [encoded[i] for i in batch], layer, settings
+        ).run()
+        values[:, batch], losses[batch], steps[batch] = found.values, found.losses, found.steps
+
+    run_in_batches(lengths, run, token_budget=token_budget, alike=tails)
+    return Targets(values, losses, steps)
+
+
+class _Optimisation:
+    """Adam on the deltas of one batch of requests, all at once."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        tokenizer: PreTrainedTokenizerBase,
+        requests: Sequence[EditRequest],
+        encoded: Sequence[Sequence[Encoded]],
+        layer: int,
+        settings: ValueSettings,
+    ) -> None:
+        self.adapter, self.settings, self.requests = adapter, settings, requests
+        pad = pad_id(tokenizer)
+        rows = [row for group in encoded for row in group]
+        self.count = len(encoded[0])  # contexts a request
+        device = adapter.device
+        self.texts = record(adapter, [Row(row.ids[:-1], _pivot(row)) for row in rows], layer=layer, pad=pad)
+        self.labels = _Labels.of(rows, device)
+        prompts = encode_many(
+            tokenizer, [(KL_PROMPT.replace("{}", r.subject), None, len(r.subject)) for r in requests]
+        )
+        self.prompts = record(
+            adapter, [Row(row.ids[: _pivot(row) + 1], _pivot(row)) for row in prompts], layer=layer, pad=pad
+        )
+        self.dtype = torch.promote_types(adapter.dtype, torch.float32)
+        with torch.no_grad():
+            self.clean = self._log_probabilities(self.prompts.run(self.prompts.tail[:, 0])[:, 0])  # (n, V)
+        self.initial = self.texts.tail[:: self.count, 0].to(self.dtype)  # (n, d): the bare context comes first
+
+    def run(self) -> Targets:
+        start, n = self.initial, len(self.initial)
+        device = self.adapter.device
+        delta = torch.zeros_like(start)
+        final, losses = delta.clone(), torch.full((n,), torch.inf, device=device, dtype=self.dtype)
+        steps = torch.zeros(n, dtype=torch.long, device=device)
+        first, second = torch.zeros_like(delta), torch.zeros_like(delta)
+        here = torch.arange(n, device=device)  # the requests that are not finished
+        limit = self.settings.clamp_norm_factor * start.norm(dim=1, keepdim=True)
+        for step in range(1, self.settings.steps + 1):
+            loss, gradient = self._loss(delta)
+            if not torch.isfinite(loss).all():
+                bad = self.requests[int(here[~torch.isfinite(loss)][0])]
+                raise NumericalError(f"case {bad.case_id} has no finite loss: lower values.lr or use float32")
+            losses[here] = loss
+            running = (loss >= self.settings.stop_loss).nonzero().squeeze(1)
+            if len(running) == 0:
+                break
+            if len(running) < len(here):
+                here, delta, gradient = here[running], delta[running], gradient[running]
+                first, second = first[running], second[running]
+                self._keep(running)
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            move = (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            delta = delta - self.settings.lr * move
+            delta = delta * (limit[here] / delta.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
+            steps[here] += 1
+            final[here] = delta
+        return Targets((start + final).T.double(), losses.float().cpu(), steps.cpu())
+
+    @torch.enable_grad()
+    def _loss(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (n,) of each running request and its gradient (n, d)."""
+        delta = delta.detach().requires_grad_(True)
+        spread = delta.repeat_interleave(self.count, dim=0)
+        clean = self.texts.tail[:, 0]
+        states = self.texts.run(clean + spread.to(clean.dtype))  # (n * contexts, T, d)
+        log_p = self._log_probabilities(states[self.labels.row, self.labels.column])  # (labels, V)
+        nll = -log_p.gather(1, self.labels.token[:, None]).squeeze(1)
+        per_text = torch.zeros(len(states), device=nll.device, dtype=nll.dtype).index_add(
+            0, self.labels.row, nll / self.labels.length[self.labels.row]
+        )
+        loss = per_text.view(-1, self.count).mean(1)
+        clean = self.prompts.tail[:, 0]
+        after = self._log_probabilities(self.prompts.run(clean + delta.to(clean.dtype))[:, 0])
+        kl = (self.clean.exp() * (self.clean - after)).sum(1)
+        decay = delta.norm(dim=1) / self.initial.norm(dim=1) ** 2
+        loss = loss + self.settings.kl_factor * kl + self.settings.weight_decay * decay
+        (gradient,) = torch.autograd.grad(loss.sum(), delta)
+        return loss.detach(), gradient
+
+    def _log_probabilities(self, states: Tensor) -> Tensor:
+        logits = self.adapter.head(self.adapter.final_norm(states))
+        return logits.to(self.dtype).log_softmax(-1)
+
+    def _keep(self, keep: Tensor) -> None:
+        """Drop all requests but ``keep`` from the recorded batch."""
+        rows = (keep[:, None] * self.count + torch.arange(self.count, device=keep.device)).flatten()
+        self.texts, self.labels = self.texts.select(rows), self.labels.select(rows)
+        self.prompts, self.clean, self.initial = self.prompts.select(keep), self.clean[keep], self.initial[keep]
+
+
+def _pivot(row: Encoded) -> int:
+    assert row.subject_last is not None
+    return row.subject_last
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Where in the tails of a batch the targets are predicted."""
+
+    row: Tensor  # (labels,)
+    column: Tensor  # (labels,)
+    token: Tensor  # (labels,)
+    length: Tensor  # (B,) target tokens of each row
+
+    @classmethod
+    def of(cls, rows: Sequence[Encoded], device: torch.device) -> _Labels:
+        where, column, token, length = [], [], [], []
+        for i, row in enumerate(rows):
+            assert row.target_start is not None
+            length.append(len(row.ids) - row.target_start)
+            for t in range(row.target_start, len(row.ids)):
+                where.append(i)
+                column.append(t - 1 - _pivot(row))
+                token.append(row.ids[t])
+        return cls(*(torch.tensor(x, device=device) for x in (where, column, token, length)))
+
+    def select(self, rows: Tensor) -> _Labels:
+        """The labels of some rows, renumbered."""
+        number = torch.full((len(self.length),), -1, device=rows.device)
+        number[rows] = torch.arange(len(rows), device=rows.device)
+        mine = number[self.row] >= 0
+        return _Labels(number[self.row[mine]], self.column[mine], self.token[mine], self.length[rows])

@@ -1,0 +1,146 @@
+"""Greedy free generation in batches, and what is measured on its texts: fluency and consistency."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from sphere.errors import InputError
+from sphere.files import read_json
+from sphere.models.adapters import adapter
+from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """Which free generations an evaluation makes."""
+
+    length: int = 100
+    """Tokens of prompt and continuation together in the texts for fluency and consistency (Meng et al. 2022)."""
+    records: int | None = None
+    """How many records get free generations, evenly spread over the stream; None for all."""
+    family: bool = True
+    """Whether the ``generation`` family of metrics is measured too (13 short generations a CounterFact record)."""
+
+    def __post_init__(self) -> None:
+        if self.length < 1 or (self.records is not None and self.records < 0):
+            raise InputError(
+                f"generation length {self.length} must be at least 1 and records {self.records} at least 0"
+            )
+
+    def chosen(self, total: int) -> list[int]:
+        """Indices of the records, out of ``total``, that get free generations."""
+        count = total if self.records is None else min(self.records, total)
+        return [i * total // count for i in range(count)]
+
+
+def continue_greedily(
+    model: PreTrainedModel,
+    rows: Sequence[tuple[int, ...]],
+    *,
+    new_tokens: Sequence[int],
+    pad: int,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+) -> list[tuple[int, ...]]:
+    """Each row followed by its ``new_tokens`` most likely tokens, one at a time.
+
+    No token ends a generation, as in the published measure of fluency: an end token is followed by whatever comes next.
+    Rows are padded on the left with explicit masks and positions, so a row's neighbours in a batch change nothing. The
+    continuation is cut where the model has no more positions.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    parts = adapter(model)
+    wanted = [
+        max(0, count if limit is None else min(count, limit - len(row)))
+        for row, count in zip(rows, new_tokens, strict=True)
+    ]
+    done: list[tuple[int, ...]] = list(rows)
+
+    def run(batch: list[int]) -> None:
+        ids, mask = _left_pad([rows[i] for i in batch], pad, parts.device)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
+        cache = DynamicCache(config=model.config)
+        chosen: list[Tensor] = []
+        for _ in range(max(wanted[i] for i in batch)):
+            state = parts.backbone(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+            ids = parts.head(state[:, -1]).float().argmax(-1, keepdim=True)  # (B, 1)
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+            positions = (positions[:, -1:] + 1).clamp(max=limit and limit - 1)  # a full row runs on, unused
+            chosen.append(ids)
+        tokens = torch.cat(chosen, dim=1).tolist() if chosen else [[] for _ in batch]
+        for i, continuation in zip(batch, tokens, strict=True):
+            done[i] = (*rows[i], *continuation[: wanted[i]])
+
+    with torch.no_grad():
+        run_in_batches(
+            [len(row) + count for row, count in zip(rows, wanted, strict=True)], run, token_budget=token_budget
+        )
+    return done
+
+
+def _left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """``rows`` padded on the left: ids and mask, both (B, T) int64."""
+    width = max(len(row) for row in rows)
+    ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+def n_gram_entropy(text: str) -> float:
+    """Fluency of one text in bits: mean of its bi-gram entropy times 2/3 and its tri-gram entropy times 4/3.
+
+    Words and punctuation marks are the units. A text that repeats itself scores low (Zhang et al. 2018; Meng et al.
+    2022, who report it times 100).
+    """
+    words = re.findall(r"\w+|[^\w\s]", text)
+    return (2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)) / 2
+
+
+def _entropy(words: Sequence[str], n: int) -> float:
+    """Entropy in bits of the distribution of the ``n``-grams of ``words``; 0 where there are none."""
+    counts = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+    total = counts.total()
+    return sum(count / total * math.log2(total / count) for count in counts.values())
+
+
+def fit_tfidf(texts: Sequence[str]) -> TfidfVectorizer:
+    """Word weights for ``consistency``, from the reference texts of a whole dataset."""
+    try:
+        return TfidfVectorizer().fit(texts)
+    except ValueError as error:
+        raise InputError(
+            "the reference texts hold no word of two letters or more: check the references file"
+        ) from error
+
+
+def read_tfidf(vocabulary: Path, frequencies: Path) -> TfidfVectorizer:
+    """Word weights for ``consistency`` that were published: a JSON object word -> column, and the columns' inverse
+    document frequencies (.npy), as Meng et al. (2022) took them from the reference texts of all of CounterFact."""
+    words = read_json(vocabulary)
+    try:
+        idf = np.load(frequencies, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{frequencies} is no NumPy array ({error}): delete it and fetch it again") from None
+    if not isinstance(words, dict) or idf.shape != (len(words),) or sorted(words.values()) != list(range(len(words))):
+        raise InputError(f"{vocabulary} and {frequencies} do not belong together: fetch both again")
+    vectorizer = TfidfVectorizer(vocabulary=words)
+    vectorizer.idf_ = idf
+    return vectorizer
+
+
+def consistency(tfidf: TfidfVectorizer, generated: Sequence[str], references: Sequence[str]) -> float:
+    """TF-IDF cosine, in [0, 1], between a record's generations and its reference texts; 0 if either has no word."""
+    vectors = tfidf.transform([" ".join(generated), " ".join(references)])  # (2, words), rows of length 1 or 0
+    return float((vectors[0] @ vectors[1].T).toarray()[0, 0])

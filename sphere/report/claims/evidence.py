@@ -1,0 +1,145 @@
+"""What a claim is tested with: the evidence, one number a seed, the interval over seeds, and the verdict on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite, nan
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sphere.evaluation.neurons import COLUMNS as NEURON_COLUMNS
+from sphere.report.tables.intervals import NO_INTERVAL, Interval, over_seeds
+from sphere.report.tables.summaries import headline_ability, load
+from sphere.report.tables.trajectories import RUN, energy_by_batch, trajectories
+
+REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested here"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the tests read: every gathered table, and the trajectories made from them."""
+
+    paths: pd.DataFrame  # trajectories()
+    batches: pd.DataFrame  # energy_by_batch()
+    energy: pd.DataFrame
+    ability: pd.DataFrame
+    timing: pd.DataFrame
+    neurons: pd.DataFrame
+
+    @classmethod
+    def read(cls, tables: Path) -> Evidence:
+        """From a folder of gathered tables; neuron_cosine.csv may be missing."""
+        energy = load(tables, "energy_summary")
+        neurons = tables / "neuron_cosine.csv"
+        return cls(
+            paths=trajectories(load(tables, "editing_summary"), energy),
+            batches=energy_by_batch(energy),
+            energy=energy,
+            ability=headline_ability(load(tables, "general_ability_summary")),
+            timing=load(tables, "timing_summary"),
+            neurons=pd.read_csv(neurons) if neurons.exists() else pd.DataFrame(columns=list(NEURON_COLUMNS)),
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One number a seed of one part of a claim."""
+
+    name: str
+    statistic: str
+    unit: str
+    by_seed: Mapping[int, float]
+    left_out: tuple[str, ...] = ()
+    """Parts that a mean over parts could not use, since a seed of theirs has no number."""
+
+    @property
+    def interval(self) -> Interval:
+        return over_seeds(self.by_seed.values())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a test found: the claim's own statistic, its parts, and the verdict with its reason."""
+
+    whole: Part
+    verdict: str
+    reason: str
+    parts: list[Part] = field(default_factory=list)
+
+
+class UntestableError(Exception):
+    """The study lacks what a test needs; the message says what."""
+
+
+def numbers(part: Part) -> dict[str, Any]:
+    interval = part.interval
+    return {"statistic": part.statistic, "effect": interval.mean, "unit": part.unit, "ci_low": interval.low,
+            "ci_high": interval.high, "ci_kind": interval.kind, "n_seeds": interval.n}  # fmt: skip
+
+
+def judge(interval: Interval, *, above: float | None = None, below: float | None = None) -> tuple[str, str]:
+    """The verdict on an interval that the claim puts above or below a number (or between two)."""
+    if interval.n == 0:
+        return NOT_TESTED, "no seed has this statistic"
+    if interval.kind == NO_INTERVAL:
+        return NOT_TESTED, "one seed: an interval over seeds needs two"
+    fits = (above is None or interval.low > above) and (below is None or interval.high < below)
+    sides = [("above", above), ("below", below)]
+    wanted = " and ".join(f"{side} {limit:g}" for side, limit in sides if limit is not None)
+    return (REPRODUCED, f"the interval lies {wanted}") if fits else (NOT_REPRODUCED, f"the interval is not {wanted}")
+
+
+def pooled(name: str, statistic: str, unit: str, parts: Iterable[Part]) -> Part:
+    """The mean over parts, seed by seed.
+
+    A part that lacks a seed which others have is left out, so that every seed's mean is over the same parts; where
+    that would leave none, the seeds that all parts have are used.
+    """
+    each = list(parts)
+    finite = [{seed: value for seed, value in part.by_seed.items() if isfinite(value)} for part in each]
+    seeds = set().union(*finite)
+    some = [values for values in finite if values]
+    known = [values for values in some if values.keys() == seeds] or some
+    left_out = tuple(part.name for part, values in zip(each, finite, strict=True) if values not in known)
+    common = sorted(seed for seed in seeds if all(seed in values for values in known))
+    means = {seed: float(np.mean([values[seed] for values in known])) for seed in common}
+    return Part(name, statistic, unit, means, left_out)
+
+
+def stopped_streams(paths: pd.DataFrame) -> dict[str, int]:
+    """Method -> how many of its streams ended before the last checkpoint of their model and dataset."""
+    if paths.empty:
+        return {}
+    last = paths.groupby(["model", "dataset"])["edits"].transform("max")
+    reached = (paths["edits"] == last).groupby([paths[key] for key in RUN], sort=False).any()
+    short = reached[~reached].reset_index()
+    return {str(method): len(own) for method, own in short.groupby("method", sort=False)}
+
+
+def by_seed_of(frame: pd.DataFrame, column: str) -> dict[int, float]:
+    """The column's one value a seed."""
+    return per_seed(frame, lambda run: float(run[column].iloc[0]))
+
+
+def per_seed(frame: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> dict[int, float]:
+    seeds: list[Any] = sorted(frame["seed"].unique())
+    return {int(seed): float(measure(frame[frame["seed"] == seed])) for seed in seeds}
+
+
+def place(model: Any, dataset: Any) -> str:
+    return f"{model}, {dataset}"
+
+
+def said_of(part: Part) -> str:
+    interval = part.interval
+    bounds = f" [{signed(interval.low)}, {signed(interval.high)}]" if isfinite(interval.low) else ""
+    unit = f" {part.unit}" if part.unit else ""
+    return f"{signed(interval.mean)}{unit}{bounds}" if interval.n else str(nan)
+
+
+def signed(value: float) -> str:
+    return f"{value:.3g}".replace("-", "−")

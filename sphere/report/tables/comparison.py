@@ -1,0 +1,117 @@
+"""Side by side: the paper's numbers, ours beside them, and the difference; what was not run says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from math import hypot, isfinite, nan
+
+import pandas as pd
+
+from sphere.report.tables.editing import PAPER_PREFIX, PAPER_SUFFIX
+from sphere.report.tables.intervals import from_stderr
+from sphere.report.tables.layout import METRICS, dataset_label, method_label, paper_name
+from sphere.report.tables.render import Cell, Column, Row, Table
+from sphere.report.tables.stream import PAPER_MODELS
+
+NOT_RUN = "not run"
+Place = tuple[str, str]
+"""(section, label) of a row."""
+SPEED = {"edit_s": "seconds of a batch", "projection_s": "seconds of the projection", "ratio_percent": "their ratio, %"}
+
+
+def comparison_table(
+    tables: Mapping[str, Table], papers: Mapping[str, pd.DataFrame | None], by_method: pd.DataFrame
+) -> Table:
+    """One row a number of the paper: ours with its 95 % interval, theirs with its ±, and the difference with both.
+
+    `tables` are table1, runtime, spearman and sensitivity as they are printed, `papers` the published CSVs of the same
+    names, `by_method` is editing_by_method, for what was run at all. The table is empty for a study without a model of
+    the paper.
+    """
+    columns = [Column("ours", "Ours"), Column("paper", "Paper"), Column("difference", "Difference")]
+    models = {name: model for model in by_method["model"].unique() if (name := paper_name(str(model), PAPER_MODELS))}
+    title = "The paper's numbers and ours"
+    if not models or any(paper is None for paper in papers.values()):
+        note = "None of this study's models is one of the paper's: there is nothing to compare."
+        return Table("comparison", title, "Value", columns, [], [note])
+    ours = dict(_ours(tables, models))
+    rows = []
+    for place, (paper, half) in _theirs(papers, models):
+        found = ours.get(place, Cell(nan))
+        known = isfinite(found.value)
+        cells = {
+            "ours": Cell(found.value, found.half_width, note="" if known else NOT_RUN),
+            "paper": Cell(paper, half),
+            "difference": Cell(found.value - paper, _both(found.half_width, half), note="" if known else NOT_RUN),
+        }
+        rows.append(Row(*place, cells))
+    ends = by_method[by_method["edits"] > 0].groupby("model")["edits"].max()
+    said = ", ".join(f"{model} {int(ends[model]):,}" for model in models.values() if model in ends)
+    notes = [
+        f"Ours: after the last checkpoint ({said} edits); the paper's Table 1 after 15,000, its Figure 1 over 5,000.",
+        "± of ours: half-width of its 95 % interval, with one seed over records only; of the paper: as printed, one "
+        "standard error (config/published/README.md); of the difference: 95 %, of both where the paper has one.",
+        "The paper does not say on which model and dataset its Figure 1 and its sensitivity map were made.",
+    ]
+    return Table("comparison", title, "Value", columns, rows, notes)
+
+
+def _both(ours: float, theirs: float) -> float:
+    """Half-width of a difference: our half-width, with 95 % of the paper's ±, a standard error, where there is one."""
+    reach = from_stderr(0.0, theirs).half_width
+    return hypot(ours, reach) if isfinite(reach) else ours
+
+
+def _theirs(
+    papers: Mapping[str, pd.DataFrame | None], models: Mapping[str, str]
+) -> Iterator[tuple[Place, tuple[float, float]]]:
+    """Where each published number stands in the table, the number and its ±; without the p of Figure 1."""
+    frames = {name: paper for name, paper in papers.items() if paper is not None}
+    for row in frames["table1"].to_dict("records"):
+        for dataset, prefix in PAPER_PREFIX.items():
+            for metric, suffix in PAPER_SUFFIX.items():
+                if isfinite(value := row.get(f"{prefix}_{suffix}", nan)):
+                    yield _editing(row["model"], dataset, row["method"], metric), (value, row[f"{prefix}_{suffix}_pm"])
+    for row in frames["runtime"].to_dict("records"):
+        for key, label in SPEED.items():
+            yield (f"Table 2, {row['model']}", f"SPHERE, {label}"), (row[key], nan)
+    for model in models.values():
+        for row in frames["spearman"].to_dict("records"):
+            for metric in METRICS:
+                yield _rank(model, row["method"], metric), (row[f"{metric}_r"], nan)
+        for row in frames["sensitivity"].to_dict("records"):
+            yield _setting(model, f"η = {row['eta']:g}", row["alpha"]), (row["efficacy"], nan)
+
+
+def _ours(tables: Mapping[str, Table], models: Mapping[str, str]) -> Iterator[tuple[Place, Cell]]:
+    """Our numbers under the same places."""
+    names = {model: name for name, model in models.items()}
+    for row in tables["table1"].rows:
+        for dataset in PAPER_PREFIX if row.section in names else ():
+            for metric in PAPER_SUFFIX:
+                if (cell := row.cells.get(f"{dataset}_{metric}")) is not None:
+                    yield _editing(names[row.section], dataset, row.label, metric), cell
+    for row in tables["runtime"].rows:
+        for key, label in SPEED.items() if row.section in names and row.label == method_label("sphere") else ():
+            if key in row.cells:
+                yield (f"Table 2, {names[row.section]}", f"SPHERE, {label}"), row.cells[key]
+    for row in tables["spearman"].rows:
+        model, _, dataset = row.section.partition(", ")
+        for metric in METRICS if model in names and dataset == dataset_label("counterfact") else ():
+            yield _rank(model, row.label, metric), row.cells[f"{metric}_r"]
+    for row in tables["sensitivity"].rows:
+        model, _, method = row.section.partition(", ")
+        for key, cell in row.cells.items() if model in names and method == method_label("sphere") else ():
+            yield _setting(model, row.label, float(key.removeprefix("alpha_"))), cell
+
+
+def _editing(model: str, dataset: str, method: str, metric: str) -> Place:
+    return f"Table 1, {model}, {dataset_label(dataset)}", f"{method}, {metric}"
+
+
+def _rank(model: str, method: str, metric: str) -> Place:
+    return f"Figure 1, beside {model} on CounterFact", f"{method}, r_s of HE and {metric}"
+
+
+def _setting(model: str, eta: str, alpha: float) -> Place:
+    return f"Sensitivity, beside {model}", f"{eta}, α = {alpha:g}"

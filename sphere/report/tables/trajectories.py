@@ -1,0 +1,128 @@
+"""Hyperspherical energy beside the editing metrics along the stream: what Figures 1, 2 and the claims start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sphere.config.names import STREAM
+from sphere.report.tables.intervals import over_seeds, spearman
+from sphere.report.tables.layout import METRICS, PRE_EDITED, family_of
+
+RUN = ("model", "dataset", "method", "seed")
+
+
+def energy_by_batch(energy: pd.DataFrame) -> pd.DataFrame:
+    """One row a stream and batch: RUN, edits, batch, he, he_change, step.
+
+    he         HE mean over ordered pairs of neurons, averaged over the edited layers (dimensionless)
+    he_change  percent of the pretrained weights' HE; NaN where the stream has no batch-0 row
+    step       percent of the pretrained HE that this batch moved it, signed, since the recorded batch before
+    """
+    columns = [*RUN, "edits", "batch", "he", "he_change", "step"]
+    if energy.empty:
+        return pd.DataFrame(columns=columns).astype({column: float for column in columns[3:]})
+    measured = energy[energy["he_mean"].notna()]
+    by_batch = measured.groupby([*RUN, "edits", "batch"], dropna=False, sort=False)["he_mean"].mean()
+    frame = by_batch.rename("he").reset_index().sort_values([*RUN, "edits", "batch"], kind="stable")
+    runs = frame.groupby(list(RUN), dropna=False)
+    start = runs["he"].transform("first").where(runs["edits"].transform("first") == 0)
+    with np.errstate(invalid="ignore"):  # an infinite HE (coincident neurons) has no finite change
+        frame["he_change"] = 100 * (frame["he"] - start) / start
+        frame["step"] = 100 * (frame["he"] - runs["he"].shift()) / start
+    return frame[columns].reset_index(drop=True)
+
+
+def trajectories(
+    editing: pd.DataFrame, energy: pd.DataFrame, *, families: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """One row a stream and checkpoint: RUN, edits, he, he_change, then the metrics of the dataset's family in percent.
+
+    `families` names another family for a dataset than `layout.family_of` does. A checkpoint without editing metrics
+    or without energy keeps NaN there. The pre-edited model is not among the streams.
+    """
+    scores = _scores(editing[editing["method"] != PRE_EDITED], families or {})
+    batches = energy_by_batch(energy)
+    ends = batches.drop_duplicates([*RUN, "edits"], keep="last")[[*RUN, "edits", "he", "he_change"]]
+    ends = ends[ends["edits"] > 0]
+    joined = ends.merge(scores, on=list(STREAM), how="outer")
+    # energy is recorded every few batches: only the batches at which records were evaluated are checkpoints
+    if not scores.empty:
+        checkpoints = scores[list(STREAM)].drop_duplicates()
+        joined = joined.merge(checkpoints, on=list(STREAM), how="inner")
+    values = ("he", "he_change", *METRICS)
+    joined = joined.reindex(columns=[*STREAM, *values]).astype({value: float for value in values})
+    return joined.sort_values(list(STREAM), kind="stable").reset_index(drop=True)
+
+
+def _scores(editing: pd.DataFrame, families: Mapping[str, str]) -> pd.DataFrame:
+    wanted = [families.get(dataset, family_of(dataset)) for dataset in editing["dataset"]]
+    kept = editing[(editing["metric_family"] == wanted) & editing["metric"].isin(METRICS)]
+    wide = kept.pivot_table(index=list(STREAM), columns="metric", values="mean", sort=False)
+    return (100 * wide).reset_index().rename_axis(columns=None) if len(kept) else pd.DataFrame(columns=list(STREAM))
+
+
+def seed_means(frame: pd.DataFrame, keys: Iterable[str], values: Iterable[str]) -> pd.DataFrame:
+    """For each key and value column: its mean over seeds as `{value}`, the interval as `{value}_low` and `_high`."""
+    names = list(keys)
+    rows: list[dict[str, Any]] = []
+    for key, cell in frame.groupby(names, sort=False, dropna=False):
+        row = dict(zip(names, key, strict=True))
+        for value in values:
+            interval = over_seeds(cell[value])
+            row |= {value: interval.mean, f"{value}_low": interval.low, f"{value}_high": interval.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def energy_correlations(paths: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's r_s of HE against each metric over the checkpoints, one row a stream and metric.
+
+    `r` is against HE itself (the paper's Figure 1), `r_change` against the size of its change since the pretrained
+    weights: a metric that falls while HE moves away, up or down, has a negative one. Checkpoint 0 is not used.
+    """
+    rows: list[dict[str, Any]] = []
+    for key, path in paths.groupby(list(RUN), sort=False, dropna=False):
+        for metric in METRICS:
+            direct = spearman(path["he"], path[metric])
+            change = spearman(path["he_change"].abs(), path[metric])
+            rows.append(
+                {**dict(zip(RUN, key, strict=True)), "metric": metric, "r": direct.r, "p": direct.p, "n": direct.n,
+                 "r_change": change.r, "p_change": change.p}
+            )  # fmt: skip
+    return pd.DataFrame(rows, columns=[*RUN, "metric", "r", "p", "n", "r_change", "p_change"])
+
+
+def steps(paths: pd.DataFrame) -> pd.DataFrame:
+    """Changes from each checkpoint to the next: RUN, edits (of the later), he (% of pretrained), metrics (points)."""
+    moved = paths.sort_values(list(STREAM), kind="stable").copy()
+    values = ["he_change", *METRICS]
+    with np.errstate(invalid="ignore"):
+        moved[values] = moved.groupby(list(RUN), dropna=False)[values].diff()
+    moved = moved.rename(columns={"he_change": "he_step"})
+    return moved[[*STREAM, "he_step", *METRICS]].dropna(subset=["he_step"]).reset_index(drop=True)
+
+
+def early_warnings(
+    paths: pd.DataFrame, batches: pd.DataFrame, *, metric: str = "efficacy", change: float = 1.0, collapse: float = 0.5
+) -> pd.DataFrame:
+    """Which came first in every stream: HE moving by `change` percent, or the metric falling to `collapse` of its best.
+
+    Columns RUN, warning_edits, collapse_edits, lead_edits (collapse minus warning). NaN: it did not happen.
+    """
+    rows: list[dict[str, Any]] = []
+    for key, path in paths.sort_values(list(STREAM), kind="stable").groupby(list(RUN), sort=False, dropna=False):
+        names = dict(zip(RUN, key, strict=True))
+        own = batches[np.logical_and.reduce([batches[name] == value for name, value in names.items()])]
+        moved = own[own["he_change"].abs() > change]
+        best = path[metric].cummax()
+        fallen = path[(best > 0) & (path[metric] <= collapse * best)]  # what never worked cannot fall
+        warning = float(moved["edits"].iloc[0]) if len(moved) else float("nan")
+        fall = float(fallen["edits"].iloc[0]) if len(fallen) else float("nan")
+        lead = fall - warning if isfinite(warning) and isfinite(fall) else float("nan")
+        rows.append({**names, "warning_edits": warning, "collapse_edits": fall, "lead_edits": lead})
+    return pd.DataFrame(rows, columns=[*RUN, "warning_edits", "collapse_edits", "lead_edits"])

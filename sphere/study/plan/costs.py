@@ -1,0 +1,418 @@
+"""What every kind of job on one model takes: memory of GPU and host, time, disk. No torch import.
+
+Memory and disk follow from the shapes of what the code holds and writes, so they are counts, with an allowance for the
+CUDA context and for fragmentation. Time is an estimate: operations and bytes over the rates of ``MachineSettings``,
+with texts as long as CounterFact's and zsRE's are on average.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from sphere.config.machine import MachineSettings
+from sphere.config.model import HubSource, ModelConfig, WorldSource
+from sphere.editing.methods import Method
+from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver
+from sphere.models.batching import DEFAULT_TOKEN_BUDGET
+from sphere.study.configuration import Study
+from sphere.study.plan.shapes import Sizes, shape_of
+
+GIB = 2**30
+TERA = 1e12
+CONTEXT = 1.0 * GIB
+"""GPU memory of the CUDA context and of the linear-algebra libraries' workspaces."""
+FRAGMENTATION = 1.05
+"""GPU memory that the allocator keeps, over what is in use."""
+PYTHON = {True: 4.0 * GIB, False: 0.7 * GIB}
+"""Host memory of the process with its libraries, with a GPU and without."""
+START = 30.0
+"""Seconds a job takes to start."""
+PASS = 0.02
+"""Seconds a forward pass takes at least, however small: launching its kernels."""
+EIGEN = 40
+"""Operations of a symmetric eigendecomposition over n^3: about 9, at a fifth or so of a matrix product's speed."""
+DOCUMENT = 1000
+"""Tokens of a document of the corpus (an English Wikipedia article), where ``max_length`` does not cut it."""
+CHARACTERS = 4
+"""Bytes of text a token."""
+CORPUS = 32
+"""Bytes that a token of the training corpus takes while the corpus is read and packed into rows."""
+ABILITY = {"rows": 16, "prompt": 500, "generated": 256}
+"""Rows in a batch, and tokens of an item, of the general-ability tasks."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Mean lengths of a dataset's texts in tokens, at ``CHARACTERS`` a token, from 1,000 records of each."""
+
+    prompt: int
+    tail: int
+    """From the subject's last token to the end of the target."""
+    target: int
+    scored: int
+    """All that teacher forcing reads for one record."""
+    generations: int
+    """Generation prompts of a record."""
+
+
+COUNTERFACT = Texts(prompt=8, tail=7, target=2, scored=304, generations=10)
+ZSRE = Texts(prompt=11, tail=6, target=3, scored=46, generations=0)
+
+
+def texts_of(dataset: str) -> Texts:
+    """The lengths of a dataset, told from its name as its family of metrics is."""
+    return ZSRE if dataset.casefold().startswith("zsre") else COUNTERFACT
+
+
+@dataclass(frozen=True)
+class Job:
+    """Jobs that differ in nothing but the seed. Sizes in bytes."""
+
+    rule: str
+    model: str
+    dataset: str = ""
+    method: str = ""
+    edits: int = 0
+    count: int = 1
+    gpu_least: float = 0
+    """GPU memory with micro-batches of one request; 0 without a GPU."""
+    gpu_most: float = 0
+    """GPU memory with full micro-batches, which an out-of-memory error halves."""
+    host: float = 0
+    """Main memory."""
+    seconds: float = 0
+    written: float = 0
+    """What one job leaves on disk."""
+    temporary: bool = False
+    """Whether that is removed once it was continued from and evaluated."""
+EPOCHS = 25
+"""Passes over a batch of a gradient solver that does not say how many it makes."""
+
+
+class Costs:
+    """What every kind of job on one model takes."""
+
+    def __init__(self, model: ModelConfig, study: Study, machine: MachineSettings) -> None:
+        self.model, self.study, self.machine = model, study.study, machine
+        self.sizes = Sizes(shape_of(model), model.dtype or "float32")
+        self.layers = study.layers_with_statistics(model)
+        self.gpu = model.resources.gpu > 0
+        self.contexts = model.contexts.count + 1
+
+    # -------------------------------------------------------------------------------------------- disk
+
+    @property
+    def folder(self) -> float:
+        """The model folder; what the hub has is taken to be in the model's precision."""
+        return self.sizes.parameters * self.sizes.bytes
+
+    @property
+    def statistics_file(self) -> float:
+        return len(self.layers) * 8 * (self.sizes.moment + self.model.statistics.probe_keys * self.sizes.shape.inner)
+
+    @property
+    def null_space_file(self) -> float:
+        return len(self.layers) * 8 * self.sizes.moment
+
+    @property
+    def directions_file(self) -> float:
+        return len(self.layers) * 8 * self.sizes.shape.inner * min(self.sizes.shape.width, self.sizes.shape.inner)
+
+    def state_file(self, method: Method) -> float:
+        """Edited weights, for PRUNE those the next batch starts from too, and the sum of the keys' products."""
+        copies = 2 if _restrains(method) else 1
+        past = 8 * self.sizes.moment if _accumulates(method) else 0
+        return len(method.edited_layers(self.model.layers)) * (copies * self.sizes.wide * self.sizes.weight + past)
+
+    def evaluated_weights(self, method: Method) -> float:
+        """The part of a state that is evaluated."""
+        return len(method.edited_layers(self.model.layers)) * self.sizes.wide * self.sizes.weight
+
+    def editing_files(self, method: Method) -> float:
+        """What a job that edits reads beside a state."""
+        spectra = {"null_space": self.null_space_file, "directions": self.directions_file}
+        return self.folder + self.statistics_file + sum(spectra[name] for name in method.spectra)
+
+    # ------------------------------------------------------------------------------------------ memory
+
+    def _job(
+        self,
+        rule: str,
+        *,
+        least: float,
+        most: float | None = None,
+        files: float = 0,
+        checked: float = 0,
+        seconds: float,
+        **rest: Any,
+    ) -> Job:
+        """A job that holds ``least`` to ``most`` bytes where the model is, and reads ``files`` into main memory.
+
+        Of its input files it leaves ``checked`` bytes aside once they are verified.
+        """
+        most = max(least, least if most is None else most)
+        reading = START + (2 * files + checked) / (self.machine.read * 1e9)
+        host = PYTHON[self.gpu] + files + (0 if self.gpu else most)
+        if self.gpu:
+            least, most = (CONTEXT + FRAGMENTATION * each for each in (least, most))
+        return Job(
+            rule,
+            self.model.name,
+            gpu_least=least if self.gpu else 0,
+            gpu_most=most if self.gpu else 0,
+            host=host,
+            seconds=reading + seconds,
+            **rest,
+        )
+
+    def edited_model(self, layers: int) -> float:
+        """The model with its edited layers in float32."""
+        return self.folder + layers * (self.sizes.wide - self.sizes.bytes) * self.sizes.weight
+
+    def edit_memory(self, method: Method) -> tuple[float, float]:
+        """Bytes that one batch of edits holds on the model's device, with the smallest and the full micro-batches.
+
+        What stands all along is the model, the weights before any edit and before the batch, their float64 copies and
+        updates, and what the solver keeps of the keys; the largest of the passing phases comes on top.
+        """
+        s, n = self.sizes, self.study.batch_size
+        layers = method.edited_layers(self.model.layers)
+        many, solver = len(layers), method.solver
+        copies = 3 if _restrains(method) else 2
+        standing: float = self.edited_model(many) + many * s.weight * (copies * s.wide + 2 * 8)
+        if isinstance(solver, ClosedFormSolver):
+            kept = len(solver.needs) + solver.needs_keys_after
+            standing += many * kept * 8 * s.moment
+        standing += many * _projected(method) * 8 * s.weight
+        targets: list[float]
+        if isinstance(solver, GradientSolver):
+            tokens = min(n, getattr(solver, "minibatch", n)) * (COUNTERFACT.prompt + COUNTERFACT.target)
+            trained = s.weight * s.wide * 4  # gradient, two moments of Adam, the weight before
+            logits = tokens * s.shape.vocabulary * 3 * s.bytes
+            targets = [trained + tokens * (s.shape.depth - layers[0]) * s.saved + logits] * 2
+        else:
+            row = self.contexts * (self.model.contexts.length + COUNTERFACT.prompt + COUNTERFACT.target)
+            budgets = (row, max(row, min(DEFAULT_TOKEN_BUDGET, (1 if _one_at_a_time(method) else n) * row)))
+            above = s.shape.depth - 1 - layers[-1]
+            scored = self.contexts * COUNTERFACT.target / row * s.shape.vocabulary * (s.bytes + 3 * 4)
+            targets = [tokens * (above * s.saved + scored) for tokens in budgets]
+        solving: float = many * 8 * s.weight
+        if isinstance(solver, ClosedFormSolver) and not solver.one_at_a_time:
+            solving += 3.5 * 8 * s.moment  # two products and their sum, or the system and its factor
+        keeping = (many * 8 * s.moment if _accumulates(method) else 0) + many * n * 8 * s.shape.inner
+        closing = many * s.weight * (s.wide + 8) + 8 * 8 * s.weight  # new weights, solved updates, a post-process
+        least, most = (standing + max(each, solving, keeping, closing) for each in targets)
+        return least, most
+
+    # -------------------------------------------------------------------------------------------- time
+
+    def flops(self, *, model: float = 0, single: float = 0, double: float = 0) -> float:
+        """Seconds of operations in the model's precision, in float32 and in float64."""
+        if not self.gpu:
+            return (model + single + double) / (self.machine.cpu_tflops * TERA)
+        own = {2: self.machine.tflops, 4: self.machine.tflops_float32, 8: self.machine.tflops_float64}
+        return (
+            model / own[self.sizes.bytes] + single / self.machine.tflops_float32 + double / self.machine.tflops_float64
+        ) / TERA
+
+    def generating(self, rows: float, batch: int, tokens: int) -> float:
+        """Seconds of greedy generation: a step waits for the arithmetic or for the weights to be read."""
+        steps = ceil(rows / batch) * tokens
+        read = 0 if not self.gpu else self.folder / (self.machine.bandwidth * TERA)
+        return steps * max(PASS, read, self.flops(model=2 * batch * self.sizes.parameters))
+
+    def batch_seconds(self, method: Method, texts: Texts) -> float:
+        """Seconds of one batch of edits, its energy not counted."""
+        s, n, values, solver = self.sizes, self.study.batch_size, self.model.values, method.solver
+        layers = method.edited_layers(self.model.layers)
+        many, last = len(layers), layers[-1]
+        d_out, d_in = s.shape.width, s.shape.inner
+        row = self.contexts * (self.model.contexts.length + texts.prompt + texts.target)
+        above = (s.shape.depth - 1 - last) * s.layer
+        if isinstance(solver, GradientSolver):
+            tokens, steps = n * (texts.prompt + texts.target), getattr(solver, "epochs", EPOCHS)
+            trained = steps * tokens * (2 * s.parameters + 2 * (s.layer + above + s.head))
+            return max(self.flops(model=trained), steps * ceil(n / getattr(solver, "minibatch", n)) * 2 * PASS)
+        micro = ceil(n * row / DEFAULT_TOKEN_BUDGET)
+        groups = n if _one_at_a_time(method) else micro
+        scored = n * (self.contexts * texts.target + 1) * s.head
+        work: float = 2 * n * row * s.parameters + values.steps * 4 * (n * self.contexts * texts.tail * above + scored)
+        rounds = many + (1 if _accumulates(method) else 0)
+        work += rounds * 2 * n * row * (last + 1) * s.layer
+        passes = groups * (2 + 2 * values.steps) + rounds * groups
+        solved = 0.0
+        if _one_at_a_time(method):
+            solved = n * 2 * d_out * d_in
+        elif isinstance(solver, ClosedFormSolver):
+            solved = d_in**3 / 3 + 2 * d_in**2 * (d_out + n)
+            solved += (4 * d_in**3 + 2 * d_in**2 * d_out) if "key_spectrum" in solver.needs else 0
+            solved += 2 * d_in**2 * n if _accumulates(method) else 0
+        solved += 4 * d_out**2 * d_in * _projected(method)
+        solved += EIGEN * d_out**2 * d_in if _restrains(method) else 0  # the singular values of the whole change
+        return max(self.flops(model=work, double=many * solved), passes * PASS)
+
+    def energy_seconds(self, layers: int) -> float:
+        """Seconds of measuring the energy before and after one batch."""
+        return self.flops(single=layers * 4 * self.sizes.shape.width**2 * self.sizes.shape.inner)
+
+    def evaluation_seconds(self, records: int, texts: Texts) -> float:
+        scoring = self.flops(model=2 * records * texts.scored * self.sizes.parameters)
+        scoring = max(scoring, ceil(records * texts.scored / DEFAULT_TOKEN_BUDGET) * PASS)
+        settings = self.study.generation
+        if settings is None:
+            return scoring
+        some = min(settings.records or records, records)
+        batch = max(1, DEFAULT_TOKEN_BUDGET // settings.length)
+        free = self.generating(some * texts.generations, batch, settings.length - texts.prompt)
+        short = texts.scored // (texts.prompt + texts.target) / 2 * some if settings.family else 0
+        return scoring + free + self.generating(short, DEFAULT_TOKEN_BUDGET // 20, 2 * texts.target)
+
+    # -------------------------------------------------------------------------------------------- jobs
+
+    def preparations(self) -> Iterator[Job]:
+        """Jobs that a model has once."""
+        s, model = self.sizes, self.model
+        d_out, d_in, many = s.shape.width, s.shape.inner, len(self.layers)
+        if isinstance(model.source, WorldSource):
+            training = model.source.training
+            tokens = training.steps * training.batch_size * training.length
+            seconds = max(self.flops(model=6 * tokens * s.parameters), training.steps * 3 * PASS)
+            row = s.shape.depth * s.saved + 3 * 4 * s.shape.vocabulary  # of a token: the layers', the logits'
+            held = 16 * s.parameters + training.batch_size * training.length * row + CORPUS * tokens
+            yield self._job("train_model", least=held, seconds=seconds, written=self.folder)
+        else:
+            written = self.folder if isinstance(model.source, HubSource) else 0
+            yield Job("fetch_model", model.name, host=PYTHON[False], written=written)
+        new = model.contexts.count * model.contexts.length
+        yield self._job("contexts", least=self.folder, files=self.folder, seconds=self.generating(new, 1, 1))
+        sums = self.folder + 8 * many * s.moment + 4 * many * s.moment
+        token = s.passed + many * d_in * (s.bytes + 4)
+        statistics = model.statistics
+        tokens = statistics.documents * min(DOCUMENT, statistics.max_length)
+        work = 2 * tokens * (self.layers[-1] + 1) * s.layer
+        yield self._job(
+            "statistics",
+            least=sums + statistics.max_length * token,
+            most=sums + max(statistics.max_length, statistics.token_budget) * token,
+            files=self.folder,
+            seconds=self.flops(model=work, single=2 * tokens * many * s.moment),
+            written=self.statistics_file,
+        )
+        yield self._job(
+            "null_space",
+            least=(2 * many + 4) * 8 * s.moment,
+            files=self.statistics_file + self.null_space_file,
+            seconds=self.flops(double=many * EIGEN * d_in**3),
+            written=self.null_space_file,
+        )
+        short = min(d_out, d_in)
+        yield self._job(
+            "directions",
+            least=self.folder + self.directions_file + 8 * 8 * s.weight + 4 * 8 * short**2,
+            files=self.folder + self.directions_file,
+            seconds=self.flops(double=many * (4 * short**2 * max(d_out, d_in) * 2 + EIGEN * short**3)),
+            written=self.directions_file,
+        )
+
+    def edited(self, method: Method, name: str, dataset: str, seeds: int) -> Iterator[Job]:
+        """A stream's segments, evaluations and general-ability scores."""
+        study, texts = self.study, texts_of(dataset)
+        least, most = self.edit_memory(method)
+        files = self.editing_files(method)
+        state, many = self.state_file(method), len(method.edited_layers(self.model.layers))
+        names: dict[str, Any] = {"dataset": dataset, "method": name, "count": seeds}
+        once = self.batch_seconds(method, texts) + self.energy_seconds(many) / study.energy_every
+        before = 0
+        for edits in study.checkpoints:
+            yield self._job(
+                "edit",
+                least=least,
+                most=most,
+                files=files + 2 * state,
+                seconds=once * ceil((edits - before) / study.batch_size),
+                written=state,
+                temporary=not study.keep_states,
+                edits=edits,
+                **names,
+            )
+            before = edits
+        held = self.edited_model(many)
+        groups = [[edits] for edits in study.checkpoints] if study.evaluate == "checkpoint" else [study.checkpoints]
+        for group in groups:
+            seconds = sum(self.evaluation_seconds(edits, texts) for edits in group)
+            weights = self.evaluated_weights(method)
+            read: dict[str, Any] = {"files": self.folder + weights, "checked": len(group) * (state - weights)}
+            yield self._evaluation(held, seconds, edits=group[-1], **read, **names)
+            if study.tasks is not None:
+                yield self._ability(held, len(group), edits=group[-1], **read, **names)
+
+    def pre_edited(self, dataset: str) -> Job:
+        seconds = self.evaluation_seconds(self.study.edits, texts_of(dataset))
+        return self._evaluation(self.folder, seconds, files=self.folder, dataset=dataset, method="pre-edited")
+
+    def ability_pre_edited(self) -> Job:
+        return self._ability(self.folder, 1, files=self.folder, method="pre-edited")
+
+    def tuning(self, method: Method, name: str) -> Iterator[Job]:
+        """Settings tried on held-out edits: the search, and the map over eta and alpha."""
+        study, (least, most) = self.study, self.edit_memory(method)
+        files = self.editing_files(method)
+        for rule, tried, edits in (
+            ("tune", study.tuning and study.tuning.trials, study.tuning and study.tuning.edits),
+            (
+                "sensitivity",
+                study.sensitivity
+                and study.sensitivity.method == name
+                and 1 + sum(map(bool, study.sensitivity.eta)) * sum(map(bool, study.sensitivity.alpha)),
+                study.sensitivity and study.sensitivity.edits,
+            ),
+        ):
+            if not tried or not edits:
+                continue
+            batches = ceil(edits / study.batch_size)
+            every = study.tuning.evaluated_every(study.batch_size) if study.tuning and rule == "tune" else edits
+            measured = range(every, edits + every, every)
+            once = batches * self.batch_seconds(method, COUNTERFACT)
+            once += sum(self.evaluation_seconds(each, COUNTERFACT) for each in measured)
+            yield self._job(rule, least=least, most=most, files=files, seconds=tried * once, method=name)
+
+    def _evaluation(self, held: float, seconds: float, **names: Any) -> Job:
+        s = self.sizes
+        rule = "evaluate_pre_edited" if names.get("method") == "pre-edited" else "evaluate"
+        logits = 512 * s.shape.vocabulary * (s.bytes + 2 * 4)
+        token = s.passed + (s.cached if self.study.generation else 0)
+        least, most = (held + logits + tokens * token for tokens in (100, DEFAULT_TOKEN_BUDGET))
+        return self._job(rule, least=least, most=most, seconds=seconds, **names)
+
+    def _ability(self, held: float, states: int, **names: Any) -> Job:
+        s, tasks = self.sizes, self.study.tasks
+        assert tasks is not None
+        rule = "ability_pre_edited" if names.get("method") == "pre-edited" else "ability"
+        rows, length = ABILITY["rows"], ABILITY["prompt"] + ABILITY["generated"]
+        items = len(tasks.names) * (tasks.limit or 2000)
+        scoring = self.flops(model=2 * items * ABILITY["prompt"] * s.parameters)
+        seconds = states * (scoring + self.generating(items, rows, ABILITY["generated"]))
+        logits = rows * ABILITY["prompt"] * s.shape.vocabulary * (s.bytes + 2 * 4)
+        least = held + logits + rows * length * (s.passed + s.cached)
+        return self._job(rule, least=least, seconds=seconds, **names)
+
+
+def _restrains(method: Method) -> bool:
+    """Whether the weights that are evaluated are others than those that the next batch starts from (PRUNE)."""
+    return any(process.stage == "evaluated" for process in method.postprocess)
+
+
+def _one_at_a_time(method: Method) -> bool:
+    return isinstance(method.solver, ClosedFormSolver) and method.solver.one_at_a_time
+
+
+def _accumulates(method: Method) -> bool:
+    return isinstance(method.solver, ClosedFormSolver) and method.solver.needs_keys_after
+
+
+def _projected(method: Method) -> float:
+    """Share of the directions that the projection keeps in memory: at most eta, since they come by descending share."""
+    return max((float(getattr(process, "eta", 0.0)) for process in method.postprocess), default=0.0)

@@ -1,0 +1,225 @@
+"""What the workflow's heavier jobs do: files in, one piece of the library on a loaded model, files out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sphere.config.evaluation import TaskSettings
+from sphere.config.model import EditSettings
+from sphere.data.records import EditRequest, load_requests
+from sphere.editing.contexts import Contexts
+from sphere.editing.loop import Editor, Record
+from sphere.editing.methods import resolve
+from sphere.editing.spectra import Spectra
+from sphere.editing.state import EditState
+from sphere.editing.stats import Statistics
+from sphere.errors import NumericalError
+from sphere.evaluation import general_ability, metrics
+from sphere.evaluation.general_ability import TaskData, evaluate_tasks
+from sphere.evaluation.generation import GenerationSettings, fit_tfidf, read_tfidf
+from sphere.evaluation.metrics import evaluate_requests
+from sphere.evaluation.neurons import gather_neurons
+from sphere.files import write_csv
+from sphere.models.adapters import adapter
+from sphere.models.loading import LoadedModel, load
+from sphere.progress import track
+
+
+def edit_segment(
+    model: Path,
+    stream: Path,
+    *,
+    method: str,
+    hyperparameters: Mapping[str, Any],
+    editing: EditSettings,
+    contexts: Path,
+    statistics: Path,
+    spectra: Sequence[Path],
+    previous: Path | None,
+    upto: int,
+    batch_size: int,
+    energy_every: int,
+    seed: int,
+    out_state: Path,
+    out_energy: Path,
+    out_timing: Path,
+    out_incidents: Path,
+) -> None:
+    """Edit the stream from where ``previous`` stands (its start without one) to ``upto`` edits.
+
+    Writes the new state, energy.csv (one row a measured batch, the last among them, and layer; batch 0 is the unedited
+    model), timing.csv (one row a batch and phase, in wall seconds) and incidents.csv. A stream whose numbers stay
+    unusable in higher precision stops there: its state says so, and every later segment passes that state on.
+    """
+    records: list[Record] = []
+    incidents: list[tuple[int, int, str, str]] = []
+    state = None if previous is None else EditState.load(previous)
+
+    def write(state: EditState) -> None:
+        state.save(out_state)
+        energy = [row for record in records for row in record.energy]
+        write_csv(pd.DataFrame(energy, columns=list(ENERGY_COLUMNS)), out_energy)
+        timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
+        write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), out_timing)
+        write_csv(pd.DataFrame(incidents, columns=list(INCIDENT_COLUMNS)), out_incidents)
+
+    if state is not None and state.stopped:
+        print(f"the stream stopped after {state.position} edits: {state.stopped}", flush=True)
+        return write(state)
+    loaded = load(model, **editing.load_settings())
+    requests = load_requests(stream).requests
+    editor = Editor(
+        loaded.model,
+        loaded.tokenizer,
+        resolve(method, hyperparameters=hyperparameters),
+        layers=editing.layers,
+        values=editing.values,
+        contexts=Contexts.read(contexts),
+        statistics=Statistics.load(statistics),
+        spectra=Spectra.load(spectra),
+        seed=seed,
+        state=state,
+        energy_every=energy_every,
+        energy_at=(upto,),
+    )
+    if state is None:
+        records.append(editor.first_record())
+    position = state.position if state else 0
+    for start in track(range(position, upto, batch_size), f"{method}: batches to {upto} edits"):
+        batch, stopped = requests[start : min(start + batch_size, upto)], ""
+        try:
+            editor.run(batch, batch_size=batch_size, on_batch=records.append)
+        except NumericalError as error:
+            stopped = str(error)
+        failure = stopped or records[-1].retried
+        if failure:
+            incidents.append((start, start // batch_size + 1, "stopped" if stopped else "retried", failure))
+            print(f"{incidents[-1][2]} after {start} edits: {failure}", flush=True)
+        if stopped:
+            return write(replace(editor.state, stopped=stopped))
+    write(editor.state)
+
+
+ENERGY_COLUMNS = (
+    *("edits", "batch", "layer", "he_sum", "he_mean", "delta_he", "theorem_k", "perturbation"),
+    *("unit_perturbation", "bound"),
+    *("update_norm", "weight_norm", "editable_share"),
+)
+INCIDENT_COLUMNS = ("edits", "batch", "event", "reason")
+
+
+def evaluate_states(
+    model: Path,
+    states: Sequence[Path],
+    stream: Path,
+    outs: Sequence[Path],
+    *,
+    load_settings: Mapping[str, Any],
+    references: Path | None,
+    generation: GenerationSettings | None,
+    word_weights: tuple[Path, Path] | None = None,
+) -> None:
+    """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
+
+    A state of a stream that stopped before its checkpoint gets a CSV without rows. The word weights of consistency
+    come from ``word_weights`` (vocabulary and frequencies), or else from the whole stream's reference texts, so that
+    checkpoints compare.
+    """
+    loaded = load(model, **load_settings)
+    requests = load_requests(stream, references=references).requests
+    tfidf = None
+    if generation is not None:
+        tfidf = read_tfidf(*word_weights) if word_weights else _word_weights(requests)
+    for state, out in zip(states or (None,), outs, strict=True):
+        upto = len(requests) if state is None else _put(loaded, state)
+        frame = pd.DataFrame(columns=list(metrics.COLUMNS))
+        if upto is not None:
+            frame = evaluate_requests(
+                loaded.model, loaded.tokenizer, requests[:upto], generation=generation, tfidf=tfidf
+            )
+        write_csv(frame, out)
+        print(f"{out}: {len(frame)} records", flush=True)
+
+
+def _word_weights(requests: Sequence[EditRequest]) -> Any:
+    """TF-IDF weights over the distinct reference texts, or None where there are none."""
+    texts = sorted({text for request in requests for text in request.references})
+    return fit_tfidf(texts) if texts else None
+
+
+def score_states(
+    model: Path,
+    states: Sequence[Path],
+    outs: Sequence[Path],
+    *,
+    load_settings: Mapping[str, Any],
+    tasks: TaskSettings,
+    include_paths: Iterable[Path] = (),
+    data: Mapping[str, TaskData] | None = None,
+) -> None:
+    """General ability of each state, one CSV a state (without rows, where the stream stopped before its checkpoint).
+
+    Without states, of the unedited model.
+    """
+    loaded = load(model, **load_settings)
+    for state, out in zip(states or (None,), outs, strict=True):
+        frame = pd.DataFrame(columns=list(general_ability.COLUMNS))
+        if state is None or _put(loaded, state) is not None:
+            frame = evaluate_tasks(
+                loaded.model,
+                loaded.tokenizer,
+                list(tasks.names),
+                include_paths=include_paths,
+                data=data,
+                limit=tasks.limit,
+                num_fewshot=tasks.fewshot,
+            )
+        write_csv(frame, out)
+        print(f"{out}: {len(frame)} tasks", flush=True)
+
+
+def _put(loaded: LoadedModel, path: Path) -> int | None:
+    """Put a state's evaluated weights into the model, in the precision they were edited in.
+
+    Returns the edits it holds, None if its stream stopped.
+    """
+    state = EditState.load(path, continued=False)
+    if state.stopped:
+        return None
+    parts = adapter(loaded.model)
+    parts.widen(state.weights)
+    for layer, weight in state.weights.items():
+        parts.set_weight(layer, weight)
+    return state.position
+
+
+def compare_neurons(
+    models: Mapping[str, tuple[Path, Mapping[str, Any]]],
+    states: Sequence[tuple[Mapping[str, Any], Path]],
+    tables: Path,
+) -> None:
+    """Write neuron_cosine.csv and neurons.safetensors into ``tables`` (``sphere.report.tables.neurons``).
+
+    ``models`` maps a name to its folder and how it is loaded; ``states`` are (names of the stream, path of its state).
+    Streams that stopped early are left out: they have no state of the last checkpoint.
+    """
+    layers: dict[str, set[int]] = {name: set() for name in models}
+    for names, path in states:
+        layers[names["model"]] |= EditState.load(path, continued=False).weights.keys()
+    originals = {}
+    for name, (folder, load_settings) in models.items():
+        parts = adapter(load(folder, **{**load_settings, "device": "cpu"}).model)  # nothing is computed with it
+        originals[name] = {layer: parts.weight(layer).float().cpu().numpy() for layer in sorted(layers[name])}
+
+    def edited() -> Iterator[tuple[Mapping[str, Any], dict[int, Any]]]:
+        for names, path in states:
+            state = EditState.load(path, continued=False)
+            if not state.stopped:
+                yield names, {layer: weight.numpy() for layer, weight in state.weights.items()}
+
+    gather_neurons(tables, originals, edited())
