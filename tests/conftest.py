@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,10 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from workplace import copied, finished, whole_study, workplace
+
+from sphere.config.world import WorldSettings
+from sphere.data.world.people import create
+from sphere.data.world.records import records as world_records
 
 __all__ = ["copied", "finished", "whole_study", "workplace"]  # fixtures: one run of the smoke study serves all tests
 
@@ -132,9 +137,17 @@ def tiny_model() -> ModelMaker:
 
 
 @pytest.fixture(scope="session")
+def own_records() -> list[dict[str, Any]]:
+    """100 records in CounterFact's own schema, about fictional people: for what needs no real dataset."""
+    world = create(WorldSettings(people=100, tuning_people=0, qa_people=20))
+    counterfact, _ = world_records(world, "test")
+    return counterfact
+
+
+@pytest.fixture(scope="session")
 def sample_data() -> Path:
     """The folder of real dataset samples (SPHERE_SAMPLE_DATA, or ../shared/data beside the repository)."""
     folder = Path(os.environ.get("SPHERE_SAMPLE_DATA") or Path(__file__).parents[2] / "shared" / "data")
     if not folder.is_dir():
-        pytest.skip(f"no dataset samples at {folder}: set SPHERE_SAMPLE_DATA")
+        pytest.skip(f"no real records at {folder}: `python tests/samples.py FOLDER` gets them; set SPHERE_SAMPLE_DATA")
     return folder

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os.path import isfile  # unlike Path.is_file, False for a name too long for the file system
 from pathlib import Path
+from typing import Any
 
 from sphere.config.base import Settings, read_settings
 from sphere.config.model import HubSource, ModelConfig, PathSource, WorldSource
@@ -48,6 +49,23 @@ class Study(Settings):
             for method in self.study.methods
         )
         return sorted({*model.layers, *(layer for layer in chosen if layer is not None)})
+
+    def methods_used(self) -> list[dict[str, Any]]:
+        """Every method of every model: what it is made of, whose package that is, and its settings before tuning."""
+        found = []
+        for name, model in self.models.items():
+            for method in self.study.methods:
+                made = resolve(method, hyperparameters=model.hyperparameters(method))
+                parts = [made.solver.name, *(process.name for process in made.postprocess)]
+                settings = ", ".join(f"{key}={value}" for key, value in made.hyperparameters.items())
+                row = {"model": name, "method": method, "parts": " + ".join(parts), "settings": settings}
+                found.append(row | {"packages": ", ".join(sorted(set(made.packages.values()))) or "sphere"})
+        return found
+
+    def packages(self, model: str, method: str) -> list[str]:
+        """The outside packages, with their versions, that a method of a model comes from."""
+        made = resolve(method, hyperparameters=self.models[model].hyperparameters(method))
+        return sorted(set(made.packages.values()))
 
     def model_source(self, model: ModelConfig) -> Source | None:
         """Where a model that is not trained here comes from: its folder, or the row with its hub id."""

@@ -21,15 +21,23 @@ COLUMNS = ("path", "sha256", "rule", "wildcards", "seconds", "code", "libraries"
 UNKNOWN = "not recorded"
 
 
-def write_manifest(results: Iterable[Path], study: Mapping[str, Any], *, artefacts: Path, page: Path) -> None:
+def write_manifest(
+    results: Iterable[Path],
+    study: Mapping[str, Any],
+    methods: Iterable[Mapping[str, Any]] = (),
+    *,
+    artefacts: Path,
+    page: Path,
+) -> None:
     """Write every artefact that ``results`` were made from as CSV, and a page (Markdown) that sums it up.
 
-    ``study`` is the validated configuration, as ``sphere.config.Study.plain`` gives it.
+    ``study`` is the validated configuration, as ``Study.plain`` gives it, and ``methods`` what its methods are made of,
+    as ``Study.methods_used`` does.
     """
     found = gather_artefacts(results, root=page.parent)
     write_csv(found, artefacts)
     with write_atomically(page) as path:
-        path.write_text(as_markdown(found, study), encoding="utf-8")
+        path.write_text(as_markdown(found, study, methods), encoding="utf-8")
 
 
 def gather_artefacts(results: Iterable[Path], *, root: Path) -> pd.DataFrame:
@@ -49,7 +57,7 @@ def gather_artefacts(results: Iterable[Path], *, root: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("path", ignore_index=True)
 
 
-def as_markdown(found: pd.DataFrame, study: Mapping[str, Any]) -> str:
+def as_markdown(found: pd.DataFrame, study: Mapping[str, Any], methods: Iterable[Mapping[str, Any]] = ()) -> str:
     """The page: versions, machines, wall time a rule, digests of what streams start from, configuration."""
     made = found[found["rule"].notna()]
     jobs = made.drop_duplicates(["rule", "wildcards"])
@@ -65,6 +73,9 @@ def as_markdown(found: pd.DataFrame, study: Mapping[str, Any]) -> str:
         f"{len(found):,} files with whole digests, settings, versions and machines.",
         _table(shown[["path", "sha256", "rule"]]),
     ]
+    if used := list(methods):
+        made_of = pd.DataFrame(used)
+        sections += ["## Methods", "Solver and post-processes, and every setting before tuning.", _table(made_of)]
     settings = yaml.safe_dump(json.loads(json.dumps(dict(study))), sort_keys=False, allow_unicode=True)
     sections += ["## Configuration", "Merged and validated, defaults included.", f"```yaml\n{settings}```"]
     return "\n\n".join(sections) + "\n"

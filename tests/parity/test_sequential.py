@@ -26,7 +26,7 @@ from sphere.editing.contexts import Contexts
 from sphere.editing.edit import edit
 from sphere.editing.loop import Editor, Record
 from sphere.editing.methods import resolve
-from sphere.editing.solvers.base import LayerProblem
+from sphere.editing.solvers.base import LayerProblem, Solution
 from sphere.editing.solvers.memit import Memit
 from sphere.editing.spectra import Spectra, save_directions, save_null_space
 from sphere.editing.state import EditState
@@ -432,8 +432,8 @@ def test_failed_batch_leaves_the_last_whole_one(
     editor = make_editor(model, tokenizer, "memit")
     solve: Callable[..., Tensor] = Memit.solve
 
-    def broken(self: Memit, problem: LayerProblem) -> Tensor:
-        return solve(self, problem) * (float("nan") if editor.state.batch == 1 else 1.0)
+    def broken(self: Memit, problem: LayerProblem) -> Solution:
+        return Solution(solve(self, problem).update * (float("nan") if editor.state.batch == 1 else 1.0))
 
     monkeypatch.setattr(Memit, "solve", broken)
     with pytest.raises(NumericalError, match="NaN or infinite"):

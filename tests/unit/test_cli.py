@@ -1,4 +1,4 @@
-"""The three commands on real records and tiny models: what they write, what they print, and how they fail."""
+"""The three commands on tiny models: what they write, what they print, and how they fail."""
 
 from __future__ import annotations
 
@@ -33,15 +33,18 @@ OWN = {"memit+sphere": "second_moment_weight: 100\n", "sphere": "nullspace_fract
 
 @pytest.fixture(scope="module")
 def files(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, sample_data: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: ModelMaker,
+    tiny_tokenizer: TokenizerMaker,
+    own_records: list[Any],
 ) -> Path:
-    """A folder with the models ``llama`` and ``gpt2``, 100 real records, a corpus, and settings for each method."""
+    """A folder with the models ``llama`` and ``gpt2``, 100 records, a corpus, and settings for each method."""
     folder = tmp_path_factory.mktemp("cli")
     for family in ("llama", "gpt2"):
         tokenizer = tiny_tokenizer(family == "llama")
         tiny_model(family, len(tokenizer)).save_pretrained(folder / family)
         tokenizer.save_pretrained(folder / family)
-    records = json.loads((sample_data / "counterfact_sample.json").read_text(encoding="utf-8"))[:EDITS]
+    records = own_records[:EDITS]
     (folder / "requests.json").write_text(json.dumps(records), encoding="utf-8")
     texts = [text for record in records for text in record["generation_prompts"]]
     (folder / "corpus.txt").write_text("\n\n".join(texts), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from pydantic import ValidationError
@@ -24,6 +26,7 @@ from sphere.study import config_reference
 from sphere.study.configuration import Study, load_study
 
 ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "config"
 STUDIES = sorted(path.stem for path in (ROOT / "config" / "studies").glob("*.yaml"))
 Change = Callable[[str, Callable[[dict[str, Any]], None]], str]
 
@@ -377,3 +380,15 @@ def test_every_key_is_documented() -> None:
             if line.startswith("| `"):
                 assert line.rsplit("|", 2)[1].strip(), f"no meaning: {line}"
         assert kind.__doc__
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONFIG)))
+def test_every_file_names_the_schema_it_fulfils(path: Path) -> None:
+    """The first line is what editors complete and check a file by."""
+    text = path.read_text(encoding="utf-8")
+    named = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
+    assert named, "begin with # yaml-language-server: $schema=..."
+    schema = json.loads((path.parent / named[1]).read_text(encoding="utf-8"))
+    jsonschema.validate(yaml.safe_load(text), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**yaml.safe_load(text), "no_such_key": 1}, schema)

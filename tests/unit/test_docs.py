@@ -230,14 +230,13 @@ def workplace(
     monkeypatch: pytest.MonkeyPatch,
     tiny_model: ModelMaker,
     tiny_tokenizer: TokenizerMaker,
-    sample_data: Path,
+    own_records: list[Any],
 ) -> Path:
     """The folder that the page's examples are run in: ``model``, ``requests.json`` and ``corpus.txt``."""
     tokenizer = tiny_tokenizer(True)
     tiny_model("llama", len(tokenizer)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    records = json.loads((sample_data / "counterfact_sample.json").read_text(encoding="utf-8"))[:10]
-    (tmp_path / "requests.json").write_text(json.dumps(records), encoding="utf-8")
+    (tmp_path / "requests.json").write_text(json.dumps(own_records[:10]), encoding="utf-8")
     (tmp_path / "corpus.txt").write_text("\n\n".join(CORPUS), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -331,7 +330,7 @@ def example_files() -> dict[str, str]:
     """Path -> content of the page's Python blocks that name a file; the rest, its test, is under ""."""
     found = {}
     for block in blocks(read("adding-a-method.md"), "python"):
-        path = re.match(r"# (sphere/\w+/\w+\.py)\n", block)
+        path = re.match(r"# (\w+(?:/\w+)*\.py)\n", block)
         found[path[1] if path else ""] = block
     return found
 
@@ -366,10 +365,10 @@ def test_the_example_s_files_are_found_by_being_there(tmp_path: Path) -> None:
     """In a copy of the package with the page's two files and rows, the page's methods are there, and torch is not."""
     shutil.copytree(ROOT / "sphere", tmp_path / "sphere", ignore=shutil.ignore_patterns("__pycache__"))
     for path, code in example_files().items():
-        if path:
+        if path.startswith("sphere/"):
             (tmp_path / path).write_text(code, encoding="utf-8")
     (rows_,) = blocks(read("adding-a-method.md"), "yaml")
-    with (tmp_path / "sphere" / "methods.yaml").open("a", encoding="utf-8") as file:
+    with (tmp_path / "sphere" / "editing" / "methods.yaml").open("a", encoding="utf-8") as file:
         file.write(rows_)
     program = f"""
 import sys

@@ -48,11 +48,28 @@ def test_the_world_follows_from_its_seed(world: Path, tmp_path: Path) -> None:
     assert all(digest(tmp_path / "other" / name) != digest(world / name) for name in files)
 
 
-@pytest.mark.parametrize("name", ["counterfact", "zsre"])
-def test_records_have_the_dataset_s_own_schema(name: str, world: Path, sample_data: Path) -> None:
+TARGET = {"str": "str", "id": "str"}
+REWRITE = {"prompt": "str", "relation_id": "str", "target_new": TARGET, "target_true": TARGET, "subject": "str"}
+PROMPTS = ("paraphrase_prompts", "neighborhood_prompts", "attribute_prompts", "generation_prompts")
+SCHEMAS = {
+    "counterfact": {"case_id": "int", "pararel_idx": "int", "requested_rewrite": REWRITE}
+    | {name: ["str"] for name in PROMPTS},
+    "zsre": {name: "str" for name in ("subject", "src", "pred", "rephrase", "alt", "loc", "loc_ans", "cond")}
+    | {"answers": ["str"]},
+}
+"""The shapes of the published records."""
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_records_have_the_dataset_s_own_schema(name: str, world: Path) -> None:
+    assert all(keys(record) == SCHEMAS[name] for record in read(world / f"{name}.json"))
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_schemas_are_those_of_the_published_records(name: str, sample_data: Path) -> None:
     real = read(sample_data / f"{name}_sample.json")[0]
-    real.pop("neighborhood_samples", None)  # an addition of the sample's copy
-    assert all(keys(record) == keys(real) for record in read(world / f"{name}.json"))
+    real.pop("neighborhood_samples", None)  # an addition of multi-CounterFact's
+    assert keys(real) == SCHEMAS[name]
 
 
 @pytest.mark.parametrize("name", ["counterfact", "zsre", "tuning_counterfact", "tuning_zsre"])

@@ -13,6 +13,7 @@ rule tune:
         tuning=STUDY.tuning.plain() if STUDY.tuning else None,
         grid=lambda wildcards: MODELS[wildcards.model].plain()["tuning_grid"].get(wildcards.method, {}),
         hyperparameters=lambda wildcards: MODELS[wildcards.model].hyperparameters(wildcards.method),
+        packages=lambda wildcards: WHOLE.packages(wildcards.model, wildcards.method),
         editing=of_model(lambda model: model.edit_settings().plain()),
         batch_size=STUDY.batch_size,
     log:
@@ -45,6 +46,7 @@ rule sensitivity:
     params:
         sensitivity=STUDY.sensitivity.plain() if STUDY.sensitivity else None,
         hyperparameters=lambda wildcards: MODELS[wildcards.model].hyperparameters(wildcards.method),
+        packages=lambda wildcards: WHOLE.packages(wildcards.model, wildcards.method),
         editing=of_model(lambda model: model.edit_settings().plain()),
         batch_size=STUDY.batch_size,
     log:
@@ -80,6 +82,7 @@ rule edit:
         incidents=ensure("<stream>/edits{edits}/incidents.csv", non_empty=True),
     params:
         hyperparameters=lambda wildcards: MODELS[wildcards.model].hyperparameters(wildcards.method),
+        packages=lambda wildcards: WHOLE.packages(wildcards.model, wildcards.method),
         editing=of_model(lambda model: model.edit_settings().plain()),
         batch_size=STUDY.batch_size,
         energy_every=STUDY.energy_every,

@@ -251,6 +251,7 @@ rule provenance:
         page="<study>/provenance.md",
     params:
         study=WHOLE.plain(),
+        methods=WHOLE.methods_used(),
     log:
         "<logs>/provenance.log",
     benchmark:

@@ -9,5 +9,7 @@ from sphere.study.manifest import write_manifest
 with job(snakemake):
     out = snakemake.output
     results = [Path(path) for path in snakemake.input]
-    write_manifest(results, snakemake.params.study, artefacts=Path(out.artefacts), page=Path(out.page))
+    write_manifest(
+        results, snakemake.params.study, snakemake.params.methods, artefacts=Path(out.artefacts), page=Path(out.page)
+    )
     write_pages([Path(out.page)])
