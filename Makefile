@@ -12,14 +12,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 reproduce: setup
 	snakemake --cores all $$(test -t 2 && echo --logger rich) --config study=$(STUDY)
 
+# One test a core and one thread a test; those that fill the machine by themselves come one after the other.
 test: lint packages
-	pytest tests/unit tests/parity tests/workflow tests/slurm tests/reliability
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile tests/unit tests/parity
+	pytest tests/workflow tests/slurm tests/reliability
 
 # Every fault many times over, and the table of docs/reliability.md.
 drill: setup
 	SPHERE_DRILL=1 pytest tests/reliability
 
-# Style, types, which wing imports which, the workflow's format and lints, and a dry run of every study (the last two: tests/workflow).
+# Style, types, which wing may import which, and the workflow's format; its lints are in tests/workflow.
 lint: setup
 	ruff check .
 	mypy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES, TEXTS, ModelMaker, TokenizerMaker
+from safetensors import safe_open
+from safetensors.torch import save_file
 from test_values import CONTEXTS, REQUESTS
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -112,6 +115,24 @@ def test_two_segments_equal_one_bit_for_bit(
     assert (parts.position, parts.batch) == (3, 3)
     for i, weight in parts.weights.items():
         assert torch.equal(adapter(fresh).weight(i), weight.to(torch.float32))
+
+
+def test_a_state_of_an_earlier_version_is_refused(
+    tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """Until 0.1 M was the only memory there was, under a name of its own."""
+    tokenizer = tiny_tokenizer(True)
+    path = tmp_path / "state.safetensors"
+    make_editor(tiny_model("llama", len(tokenizer)), tokenizer, "memit-seq").run(REQUESTS, batch_size=3).save(path)
+    with safe_open(str(path), framework="pt") as file:
+        note = json.loads(file.metadata()["sphere_state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert {name for name in tensors if not name.startswith("weights")} == {f"memory.{i}.past" for i in LAYERS}
+    del note["format"]
+    save_file(tensors, str(path), metadata={"sphere_state": json.dumps(note)})
+    with pytest.raises(InputError, match="was written by an earlier version of sphere: make it again") as caught:
+        EditState.load(path)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -49,8 +49,12 @@ class Page:
         self.browser.get(self.report.as_uri())
         self.until(lambda: self.browser.find_elements(By.CSS_SELECTOR, "#app nav li a"))
         if category:
-            self.browser.find_element(By.XPATH, f"//nav//li/a[normalize-space()='{category}']").click()
+            self.click(f"//nav//li/a[normalize-space()='{category}']")
             self.until(self.entries)
+
+    def click(self, path: str) -> None:
+        """Click what stands at an XPath, wherever the page's animations have it at the moment."""
+        self.browser.execute_script("arguments[0].click()", self.browser.find_element(By.XPATH, path))
 
     def entries(self) -> list[str]:
         """The names that the open category lists."""
@@ -59,8 +63,7 @@ class Page:
     def press(self, entry: str) -> None:
         """The eye beside an entry: shows a figure or table, downloads a file."""
         self.before = self.browser.execute_script(FRAME)
-        path = f'//nav//tbody/tr[normalize-space(td[1])="{entry}"]//a'
-        self.browser.execute_script("arguments[0].click()", self.browser.find_element(By.XPATH, path))
+        self.click(f'//nav//tbody/tr[normalize-space(td[1])="{entry}"]//a')
 
     def downloaded(self, entry: str, size: int) -> Path:
         """What pressing an entry downloads, when it is there whole.
@@ -185,7 +188,7 @@ def test_the_claims_and_the_provenance_are_shown(page: Page, finished: Workplace
 
 def test_the_wall_times_are_drawn(page: Page) -> None:
     page.open()
-    page.browser.find_element(By.XPATH, "//nav//li/a[normalize-space()='Statistics']").click()
+    page.click("//nav//li/a[normalize-space()='Statistics']")
     page.until(lambda: page.browser.find_elements(By.CSS_SELECTOR, "#runtimes canvas, #runtimes svg"))
 
 
