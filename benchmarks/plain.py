@@ -54,7 +54,13 @@ def target_value(
         moved = state.index_put((every, at), change, accumulate=True)
         return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
-    handle = parts.layer(layer).register_forward_hook(add_delta)
+    outputs: list[Tensor] = []  # what the MLP of the layer puts out at the bare prompt's subject
+
+    def keep_output(_module: Any, _inputs: Any, output: Tensor) -> None:
+        outputs.append(output[0, at[0]].detach())
+
+    handles = [parts.layer(layer).register_forward_hook(add_delta)]
+    handles.append(parts.projection(layer).register_forward_hook(keep_output))
     try:
         for step in range(settings.steps):
             logits = parts.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
@@ -62,23 +68,26 @@ def target_value(
             if step == 0:
                 before = log_p[-1, at[-1]].detach()
                 initial = clean[0][0].to(dtype)
+                scale = (outputs[0].to(dtype) if settings.relative_to == "mlp" else initial).norm()
             loss = torch.zeros((), dtype=dtype, device=parts.device)
             for i, text in enumerate(texts):
                 start, end = text.target_start, len(text.ids)
                 loss = loss - log_p[i, start - 1 : end - 1].gather(1, ids[i, start:end, None]).mean() / len(texts)
-            loss = loss + settings.kl_factor * (before.exp() * (before - log_p[-1, at[-1]])).sum()
-            loss = loss + settings.weight_decay * delta.norm() / initial.norm() ** 2
-            if loss < settings.stop_loss:
+            after = log_p[-1, at[-1]]
+            loss = loss + settings.kl_factor * (after.exp() * (after - before)).sum()
+            loss = loss + settings.weight_decay * delta.norm() / scale**2
+            if loss < settings.stop_loss or step == settings.steps - 1:
                 break
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             with torch.no_grad():
-                limit = settings.clamp_norm_factor * initial.norm()
+                limit = settings.clamp_norm_factor * scale
                 if delta.norm() > limit:
                     delta.mul_(limit / delta.norm())
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     return (initial + delta.detach()).double()
 
 

@@ -123,7 +123,6 @@ def edit_model(
         facts,
         method=method,
         layers=layers,
-        values=where.values,
         corpus=documents,
         hyperparameters=own,
         batch_size=batch_size,
@@ -134,7 +133,7 @@ def edit_model(
         "method": method,
         "hyperparameters": chosen.hyperparameters,
         "layers": list(chosen.edited_layers(layers)),
-        "values": where.values.plain(),
+        "values": chosen.value_settings(ValueSettings()).plain(),
         "requests": str(requests),
         "edits": len(facts),
         "batch_size": batch_size,
@@ -226,15 +225,14 @@ def _planned(row: Mapping[str, Any]) -> list[str]:
 
 
 class EditFile(Settings):
-    """What a hyperparameters file may say beside the method's own settings."""
+    """What a hyperparameters file may say beside the method's own settings and ``values``."""
 
     layers: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
     """Edited layers, ascending; null: MEMIT's, scaled to the model's depth."""
-    values: ValueSettings = ValueSettings()
 
 
 def _hyperparameters(path: Path | None) -> tuple[EditFile, dict[str, Any]]:
-    """The file's ``layers`` and ``values``, and the method's own settings."""
+    """The file's ``layers``, and the method's own settings, its target values' among them."""
     if path is None:
         return EditFile(), {}
     content = read_yaml(path)

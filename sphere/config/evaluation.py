@@ -30,3 +30,5 @@ class GenerationSettings(Settings):
     """Tokens of prompt and continuation together."""
     family: bool = True
     """Whether the generation family of editing metrics is measured too."""
+    seed: Count = 0
+    """Seed of the texts for fluency and consistency, which are sampled from the five likeliest tokens."""

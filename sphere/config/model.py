@@ -13,6 +13,7 @@ from sphere.config.training import TrainingSettings
 from sphere.config.values import ContextSettings, ValueSettings
 
 Hyperparameters = dict[str, float | int | bool | str | None]
+MethodSettings = dict[str, float | int | bool | str | Hyperparameters | None]
 
 
 class WorldSource(Settings):
@@ -119,8 +120,8 @@ class ModelConfig(EditSettings):
     """Its context templates."""
     statistics: StatisticsSettings = StatisticsSettings()
     """Its key statistics."""
-    methods: dict[str, Hyperparameters] = {}
-    """Hyperparameters by method, over the method's own defaults."""
+    methods: dict[str, MethodSettings] = {}
+    """Hyperparameters by method, over the method's own defaults; its ``values`` go over the model's."""
     tuning_grid: dict[str, dict[str, tuple[float | int | bool | str, ...]]] = {}
     """By method: the values that tuning tries of each hyperparameter."""
     resources: ComputeSettings = ComputeSettings()
@@ -143,13 +144,17 @@ class ModelConfig(EditSettings):
             raise ValueError("trust_remote_code is for a folder of your own: give it by source.kind: path")
         return self
 
-    def hyperparameters(self, method: str) -> Hyperparameters:
+    def hyperparameters(self, method: str) -> MethodSettings:
         """What ``methods`` says of ``method``: ``ft+sphere`` and ``ft@lr=0.1`` have what ``ft`` has, then their own."""
         base, _ = split_name(method)
         parts = base.split("+")
-        found: Hyperparameters = {}
+        found: MethodSettings = {}
         for name in dict.fromkeys([*("+".join(parts[: i + 1]) for i in range(len(parts))), method]):
-            found |= self.methods.get(name, {})
+            own = self.methods.get(name, {})
+            before, values = found.get("values"), own.get("values")
+            found |= own
+            if isinstance(before, dict) and isinstance(values, dict):
+                found["values"] = before | values
         return found
 
     def edit_settings(self) -> EditSettings:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sphere.config.base import Count, Positive, Rate, Settings
+from sphere.config.base import Count, Positive, Rate, Settings, validated
 
 
 class ValueSettings(Settings):
@@ -14,16 +15,22 @@ class ValueSettings(Settings):
 
     lr: Rate = 0.5
     """Adam's learning rate."""
-    steps: Positive = 25
-    """Gradient steps at most."""
+    steps: Annotated[int, Field(ge=2)] = 25
+    """Evaluations of the loss at most; all but the last are followed by an update: 25 is 24 updates, as published."""
     clamp_norm_factor: Rate = 0.75
-    """Longest step away from the clean hidden state, as a factor of its norm."""
+    """Longest step away from the clean state (``relative_to``), as a factor of its norm."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.5
-    """Weight of the step's length in the loss."""
+    """Weight of the step's length, over the squared norm of the clean state, in the loss."""
     kl_factor: Annotated[float, Field(ge=0)] = 0.0625
     """Weight of the divergence on "{subject} is a"."""
     stop_loss: Annotated[float, Field(ge=0)] = 0.05
     """A request whose loss is below this is finished."""
+    relative_to: Literal["hidden", "mlp"] = "hidden"
+    """The clean state: the layer's output (MEMIT and its kin) or its MLP's (ROME)."""
+
+    def changed(self, overrides: Mapping[str, Any], where: str) -> ValueSettings:
+        """These settings with some replaced; InputError, which begins with ``where``, on a bad or unknown one."""
+        return validated(ValueSettings, {**self.model_dump(), **overrides}, where) if overrides else self
 
 
 class ContextSettings(Settings):

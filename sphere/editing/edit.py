@@ -21,6 +21,19 @@ from sphere.errors import InputError
 from sphere.models.adapters import Adapter, adapter
 
 
+@contextmanager
+def _as_usual() -> Iterator[None]:
+    """float32 as torch's default, and gradients possible, whatever the caller has set."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.inference_mode(False):
+            yield
+    finally:
+        torch.set_default_dtype(usual)
+
+
+@_as_usual()
 def edit(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -45,7 +58,10 @@ def edit(
     or to five prefixes sampled from the unedited model with ``seed``. A state is continued on the model it was returned
     with, or, read from a file, on the unedited one. Raises InputError on bad input, before anything is computed.
     """
-    chosen = resolve(method, hyperparameters=hyperparameters)
+    own = {**(hyperparameters or {})}
+    if values is not None:  # what the caller says goes over what a row says
+        own["values"] = values.model_dump(exclude_unset=True) | dict(own.get("values", {}))
+    chosen = resolve(method, hyperparameters=own)
     if not requests:
         raise InputError("there is nothing to edit: give at least one request")
     parts = adapter(model)
@@ -58,6 +74,8 @@ def edit(
         raise InputError(f"{method} needs key second moments: give statistics, or a corpus to take them from")
     if state is not None and contexts is None:
         contexts = state.contexts
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise InputError("the model was loaded inside torch.inference_mode(): load it outside, where it can be edited")
     training = model.training
     model.eval()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,18 @@ from sphere.models.hooks import capture_inputs, capture_output, forward
 from sphere.models.tokens import pad_id, right_pad
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a model shows of n requests, float64."""
+
+    keys: dict[int, Tensor]
+    """Layer -> (d_in, n): the key, its mean over context types of the mean over the contexts of a type."""
+    bare_keys: dict[int, Tensor]
+    """Layer -> (d_in, n): the key at the bare prompt."""
+    outputs: Tensor
+    """(d, n): the output of the last edited layer at the bare prompt."""
+
+
 @torch.no_grad()
 def keys_and_outputs(
     adapter: Adapter,
@@ -28,10 +41,10 @@ def keys_and_outputs(
     layers: Sequence[int],
     last: int,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
-) -> tuple[dict[int, Tensor], Tensor]:
-    """Keys (d_in, n) at ``layers``, averaged over contexts, and the bare prompt's output (d, n) of layer ``last``.
+) -> Seen:
+    """Keys at ``layers`` and outputs of layer ``last`` at each request's subject's last token.
 
-    Both at the subject's last token, float64. Nothing behind that token is run. (MEMIT, Meng et al. 2023, eq. 19.)
+    Nothing behind that token is run. (MEMIT, Meng et al. 2023, eq. 19.)
     """
     rows: list[tuple[int, ...]] = []
     for request in requests:
@@ -57,4 +70,4 @@ def keys_and_outputs(
     run_in_batches([len(row) for row in rows], run, token_budget=token_budget)
     weights = torch.tensor(contexts.weights, dtype=torch.float64, device=place)
     keys = {i: torch.einsum("ncd,c->dn", k.view(len(requests), each, -1), weights) for i, k in found.items()}
-    return keys, outputs[::each].T
+    return Seen(keys, {i: k[::each].T for i, k in found.items()}, outputs[::each].T)

@@ -23,7 +23,7 @@ from sphere.editing.batches import batches_of
 from sphere.editing.calling import calling, checked, of_shape
 from sphere.editing.component import Component, Layer
 from sphere.editing.contexts import Contexts
-from sphere.editing.keys import keys_and_outputs
+from sphere.editing.keys import Seen, keys_and_outputs
 from sphere.editing.measurement import Clock, energy_row
 from sphere.editing.methods import Method
 from sphere.editing.postprocess.base import PostContext, PostProcess
@@ -86,7 +86,7 @@ class Editor:
         self.layers = method.edited_layers(layers)
         for i in self.layers:
             self.adapter.layer(i)  # InputError if the model has no such layer
-        self.values, self.contexts, self.seed = values, contexts, seed
+        self.values, self.contexts, self.seed = method.value_settings(values), contexts, seed
         self.energy_every, self.energy_at, self.token_budget = energy_every, energy_at, token_budget
         self.statistics = statistics
         self.dtype = torch.promote_types(self.adapter.dtype, torch.float32)
@@ -286,12 +286,13 @@ class Editor:
         made: Made = {}
         for number, i in enumerate(self.layers):
             with clock("keys"):
-                keys, outputs = self._keys_and_outputs(requests, [i])
+                seen = self._keys_and_outputs(requests, [i])
             with clock("solve"), self._calling(solver):
                 problem = LayerProblem(
                     weight=current[i],
-                    keys=keys[i],
-                    residuals=(targets - outputs) / (len(self.layers) - number),
+                    keys=seen.keys[i],
+                    bare_keys=seen.bare_keys[i],
+                    residuals=(targets - seen.outputs) / (len(self.layers) - number),
                     pretrained=self.pretrained[i],
                     prepared=self.prepared[i],
                     memory=self.state.memory.get(i, {}),
@@ -345,7 +346,7 @@ class Editor:
     ) -> Memories:
         """What the solver remembers of the batch, now that the model has its updates as they were ``applied``."""
         with clock("keys"), self._calling(solver):
-            keys = self._keys_and_outputs(requests, self.layers)[0] if solver.needs_keys_after else {}
+            keys = self._keys_and_outputs(requests, self.layers).keys if solver.needs_keys_after else {}
             found = {}
             for i, (problem, solution) in made.items():
                 try:
@@ -354,7 +355,7 @@ class Editor:
                     raise NumericalError(f"layer {i}: {error}") from None
         return found
 
-    def _keys_and_outputs(self, requests: Sequence[EditRequest], layers: Sequence[int]) -> tuple[Matrices, Tensor]:
+    def _keys_and_outputs(self, requests: Sequence[EditRequest], layers: Sequence[int]) -> Seen:
         return keys_and_outputs(
             self.adapter,
             self.tokenizer,

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 import sphere.editing.postprocess
 import sphere.editing.solvers
 from sphere.config.names import METHOD_NAME, split_name
+from sphere.config.values import ValueSettings
 from sphere.editing.component import Need
 from sphere.editing.postprocess.base import POSTPROCESSES, PostProcess
 from sphere.editing.solvers.base import SOLVERS, Solver
@@ -38,6 +39,8 @@ OWN: Mapping[Group, frozenset[str]] = {
     "sphere.postprocesses": frozenset(POSTPROCESSES),
 }
 """The components that this package brings itself."""
+VALUES = "values"
+"""The key under which a method's settings hold what its target values are found with."""
 ROWS = Path(__file__).with_name("methods.yaml")
 
 Part = TypeVar("Part", Solver, PostProcess)
@@ -54,6 +57,8 @@ class MethodRow(BaseModel):
     """Names of registered post-processes, in the order they are applied."""
     hyperparameters: dict[str, Any] = {}
     """Settings that differ from the components' own defaults; a key goes to every component that has it."""
+    values: dict[str, Any] = {}
+    """What target values are found with, where it differs from the model's ``values``."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class Method:
     name: str
     solver: Solver
     postprocess: tuple[PostProcess, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What target values are found with, where it differs from the model's ``values``."""
     packages: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Name of the row, the solver or a post-process -> the outside package, with its version, that it comes from."""
 
@@ -72,7 +79,11 @@ class Method:
         settings: dict[str, Any] = {}
         for component in (self.solver, *self.postprocess):
             settings |= component.model_dump(mode="json")
-        return settings
+        return settings | ({"values": dict(self.values)} if self.values else {})
+
+    def value_settings(self, model: ValueSettings) -> ValueSettings:
+        """What target values are found with: the ``model``'s settings, and over them this method's own."""
+        return model.changed(self.values, f"method {self.name!r}: values")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -110,7 +121,8 @@ def resolve(
 
     ``hyperparameters`` is flat, ``{"second_moment_weight": 500, "eta": 0.5}``: a key goes to every component
     of the method that has it, over the row's value, over the component's default; what the name itself fixes goes over
-    all. ``rows`` adds to the package's rows or replaces them. Raises InputError, with the nearest valid name, on an
+    all. ``values`` in it, ``{"values": {"lr": 0.5}}`` or ``{"values.lr": 0.5}``, goes over the model's target values.
+    ``rows`` adds to the package's rows or replaces them. Raises InputError, with the nearest valid name, on an
     unknown method, component or hyperparameter, and on a value out of range.
     """
     table = _rows() | _parse(rows or {}, "rows")
@@ -128,13 +140,15 @@ def resolve(
         raise InputError(f"method {name!r} applies {', '.join(wanted)}: name each post-process once")
     solver = _find("sphere.solvers", SOLVERS, Solver, row.solver, name, packages)
     later = [_find("sphere.postprocesses", POSTPROCESSES, PostProcess, each, name, packages) for each in wanted]
-    settings = {**row.hyperparameters, **(hyperparameters or {}), **fixed}
+    given = [row.hyperparameters | {VALUES: row.values}, dict(hyperparameters or {}), fixed]
+    values = _values(given, name)
+    settings = {key: value for each in given for key, value in each.items() if not _of_values(key)}
     valid = {key for component in (solver, *later) for key in component.model_fields}
     for key in settings:
         if key not in valid:
-            raise InputError(f"method {name!r} has no hyperparameter {key!r}{nearest(key, valid)}")
+            raise InputError(f"method {name!r} has no hyperparameter {key!r}{nearest(key, [*valid, VALUES])}")
     built = tuple(_build(each, settings, name) for each in later)
-    return Method(name, _build(solver, settings, name), built, packages)
+    return Method(name, _build(solver, settings, name), built, values, packages)
 
 
 def method_names(rows: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[str, ...]:
@@ -162,6 +176,25 @@ def _parse(rows: Any, where: str) -> dict[str, MethodRow]:
         except ValidationError as error:
             raise InputError(f"{where}: method row {name!r}: {_first(error)}") from error
     return parsed
+
+
+def _of_values(key: str) -> bool:
+    return key == VALUES or key.startswith(f"{VALUES}.")
+
+
+def _values(given: Sequence[Mapping[str, Any]], method: str) -> dict[str, Any]:
+    """The target values' own settings, as ``values: {lr: 0.5}`` or ``values.lr``, the later over the earlier."""
+    found: dict[str, Any] = {}
+    for settings in given:
+        for key, value in settings.items():
+            if key == VALUES:
+                if not isinstance(value, Mapping):
+                    raise InputError(f"method {method!r}: values: write {{lr: 0.5}} and the like (got {value!r})")
+                found |= value
+            elif _of_values(key):
+                found[key.removeprefix(f"{VALUES}.")] = value
+    ValueSettings().changed(found, f"method {method!r}: values")
+    return found
 
 
 def _outside_row(name: str, packages: dict[str, str]) -> MethodRow | None:

@@ -49,6 +49,8 @@ class Replay:
 
     tail: Tensor
     """(B, T, d) clean hidden states behind the changed layer."""
+    outputs: Tensor
+    """(B, d) what its MLP puts out at the pivot."""
     upper: list[nn.Module]
     arguments: list[dict[str, Any]]
     """Keyword arguments of each upper layer's call, cut to the tail."""
@@ -73,6 +75,7 @@ class Replay:
 
         return Replay(
             self.tail[rows],
+            self.outputs[rows],
             self.upper,
             [chosen(call) for call in self.arguments],
             [_Prefix(prefix.keys[rows], prefix.values[rows]) for prefix in self.prefixes],
@@ -100,7 +103,7 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Re
     handles = [module.register_forward_pre_hook(_recorder(calls), with_kwargs=True) for module in upper]
     cache = DynamicCache()
     try:
-        with capture_output(adapter.layer(layer)) as states:
+        with capture_output(adapter.layer(layer)) as states, capture_output(adapter.projection(layer)) as outputs:
             adapter.backbone(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
@@ -121,7 +124,7 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Re
         }
         for call, cached in zip(calls, names, strict=True)
     ]
-    return Replay(states[0][:, width:].clone(), upper, arguments, prefixes, names)
+    return Replay(states[0][:, width:].clone(), outputs[0][:, width].clone(), upper, arguments, prefixes, names)
 
 
 def _recorder(calls: list[dict[str, Any]]) -> Any:

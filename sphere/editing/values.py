@@ -1,7 +1,8 @@
 """Target values z: what the last edited layer should put out at the subject's last token so that the new fact follows.
 
-The objective and its constants are MEMIT's (Meng et al. 2023, section 4.3.1). All requests are optimised in one batch:
-their deltas do not touch each other, the layers up to z run once (``replay``), and requests that are done drop out.
+The objective is ROME's equation 4 with MEMIT's constants (Meng et al. 2022; 2023, section 4.3.1). All requests are
+optimised in one batch: their deltas do not touch each other, the layers up to z run once (``replay``), and requests
+that are done drop out.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Targets:
     losses: Tensor
     """(n,) the last loss seen."""
     steps: Tensor
-    """(n,) Adam steps taken."""
+    """(n,) Adam updates made."""
 
 
 def encode_in_contexts(
@@ -115,6 +116,8 @@ class _Optimisation:
         with torch.no_grad():
             self.clean = self._log_probabilities(self.prompts.run(self.prompts.tail[:, 0])[:, 0])  # (n, V)
         self.initial = self.texts.tail[:: self.count, 0].to(self.dtype)  # (n, d): the bare context comes first
+        measured = self.texts.outputs[:: self.count].to(self.dtype) if settings.relative_to == "mlp" else self.initial
+        self.scale = measured.norm(dim=1)  # (n,) what clamp and decay are relative to
 
     def run(self) -> Targets:
         start, n = self.initial, len(self.initial)
@@ -124,13 +127,15 @@ class _Optimisation:
         steps = torch.zeros(n, dtype=torch.long, device=device)
         first, second = torch.zeros_like(delta), torch.zeros_like(delta)
         here = torch.arange(n, device=device)  # the requests that are not finished
-        limit = self.settings.clamp_norm_factor * start.norm(dim=1, keepdim=True)
+        limit = self.settings.clamp_norm_factor * self.scale[:, None]
         for step in range(1, self.settings.steps + 1):
             loss, gradient = self._loss(delta)
             if not torch.isfinite(loss).all():
                 bad = self.requests[int(here[~torch.isfinite(loss)][0])]
                 raise NumericalError(f"case {bad.case_id} has no finite loss: lower values.lr or use float32")
             losses[here] = loss
+            if step == self.settings.steps:
+                break
             running = (loss >= self.settings.stop_loss).nonzero().squeeze(1)
             if len(running) == 0:
                 break
@@ -162,8 +167,8 @@ class _Optimisation:
         loss = per_text.view(-1, self.count).mean(1)
         clean = self.prompts.tail[:, 0]
         after = self._log_probabilities(self.prompts.run(clean + delta.to(clean.dtype))[:, 0])
-        kl = (self.clean.exp() * (self.clean - after)).sum(1)
-        decay = delta.norm(dim=1) / self.initial.norm(dim=1) ** 2
+        kl = (after.exp() * (after - self.clean)).sum(1)  # after || before, ROME's equation 4
+        decay = delta.norm(dim=1) / self.scale**2
         loss = loss + self.settings.kl_factor * kl + self.settings.weight_decay * decay
         (gradient,) = torch.autograd.grad(loss.sum(), delta)
         return loss.detach(), gradient
@@ -176,7 +181,7 @@ class _Optimisation:
         """Drop all requests but ``keep`` from the recorded batch."""
         rows = (keep[:, None] * self.count + torch.arange(self.count, device=keep.device)).flatten()
         self.texts, self.labels = self.texts.select(rows), self.labels.select(rows)
-        self.prompts, self.clean, self.initial = self.prompts.select(keep), self.clean[keep], self.initial[keep]
+        self.prompts, self.clean, self.scale = self.prompts.select(keep), self.clean[keep], self.scale[keep]
 
 
 def _pivot(row: Encoded) -> int:

@@ -1,9 +1,8 @@
-"""Greedy free generation in batches, and what is measured on its texts: fluency and consistency."""
+"""Free generation in batches, greedy or sampled, and what is measured on its texts: fluency and consistency."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from nltk.tokenize.destructive import NLTKWordTokenizer
+from nltk.tokenize.punkt import PunktSentenceTokenizer
+from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
@@ -30,7 +32,9 @@ class GenerationSettings:
     records: int | None = None
     """How many records get free generations, evenly spread over the stream; None for all."""
     family: bool = True
-    """Whether the ``generation`` family of metrics is measured too (13 short generations a CounterFact record)."""
+    """Whether the ``generation`` family of metrics is measured too (13 short, greedy ones a CounterFact record)."""
+    seed: int = 0
+    """Of the texts for fluency and consistency, which are sampled."""
 
     def __post_init__(self) -> None:
         if self.length < 1 or (self.records is not None and self.records < 0):
@@ -44,19 +48,25 @@ class GenerationSettings:
         return [i * total // count for i in range(count)]
 
 
-def continue_greedily(
+TOP_K = 5
+"""Fluency and consistency are measured on texts sampled from this many likeliest tokens, as published."""
+
+
+def continue_rows(
     model: PreTrainedModel,
     rows: Sequence[tuple[int, ...]],
     *,
     new_tokens: Sequence[int],
     pad: int,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
+    seed: int | None = None,
 ) -> list[tuple[int, ...]]:
-    """Each row followed by its ``new_tokens`` most likely tokens, one at a time.
+    """Each row followed by ``new_tokens`` tokens, one at a time: the likeliest, or, with a ``seed``, sampled.
 
-    No token ends a generation, as in the published measure of fluency: an end token is followed by whatever comes next.
-    Rows are padded on the left with explicit masks and positions, so a row's neighbours in a batch change nothing. The
-    continuation is cut where the model has no more positions.
+    Sampled is from the ``TOP_K`` likeliest tokens in proportion to their probabilities; what is drawn depends on the
+    seed, the row itself and the model alone. No token ends a generation, as in the published measure of fluency: an end
+    token is followed by whatever comes next. Rows are padded on the left with explicit masks and positions, so a row's
+    neighbours in a batch change nothing. The continuation is cut where the model has no more positions.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     parts = adapter(model)
@@ -71,11 +81,14 @@ def continue_greedily(
         positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
         cache = DynamicCache(config=model.config)
         chosen: list[Tensor] = []
-        for _ in range(max(wanted[i] for i in batch)):
+        count = max(wanted[i] for i in batch)
+        draws = None if seed is None else torch.tensor(np.stack([_draws(seed, rows[i], count) for i in batch]))
+        for number in range(count):
             state = parts.backbone(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state
-            ids = parts.head(state[:, -1]).float().argmax(-1, keepdim=True)  # (B, 1)
+            logits = parts.head(state[:, -1]).float()  # (B, V)
+            ids = logits.argmax(-1, keepdim=True) if draws is None else _sampled(logits, draws[:, number])  # (B, 1)
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             positions = (positions[:, -1:] + 1).clamp(max=limit and limit - 1)  # a full row runs on, unused
             chosen.append(ids)
@@ -90,6 +103,19 @@ def continue_greedily(
     return done
 
 
+def _draws(seed: int, row: Sequence[int], count: int) -> NDArray[np.float64]:
+    """``count`` uniform numbers (count,) of this row's own; a longer draw begins with the shorter one."""
+    return np.random.default_rng([seed, len(row), *row]).random(count)
+
+
+def _sampled(logits: Tensor, uniform: Tensor) -> Tensor:
+    """For each row of ``logits`` (B, V) one of its ``TOP_K`` likeliest tokens (B, 1), by its uniform number (B,)."""
+    top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
+    reached = top.values.double().softmax(-1).cumsum(-1)  # (B, k)
+    place = (reached <= uniform.to(reached.device)[:, None]).sum(-1, keepdim=True)
+    return top.indices.gather(1, place.clamp(max=top.indices.shape[1] - 1))
+
+
 def _left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """``rows`` padded on the left: ids and mask, both (B, T) int64."""
     width = max(len(row) for row in rows)
@@ -98,13 +124,23 @@ def _left_pad(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> 
     return ids, mask
 
 
+def words_of(text: str) -> list[str]:
+    """The words and punctuation marks of a text, as NLTK's word tokenizer splits them (Penn Treebank's rules).
+
+    Sentences, at whose end a full stop is a word of its own, are found by Punkt without its trained list of
+    abbreviations: that is a download (docs/methods.md says what it changes).
+    """
+    sentences = PunktSentenceTokenizer().tokenize(text)
+    return [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
+
+
 def n_gram_entropy(text: str) -> float:
     """Fluency of one text in bits: mean of its bi-gram entropy times 2/3 and its tri-gram entropy times 4/3.
 
     Words and punctuation marks are the units. A text that repeats itself scores low (Zhang et al. 2018; Meng et al.
     2022, who report it times 100).
     """
-    words = re.findall(r"\w+|[^\w\s]", text)
+    words = words_of(text)
     return (2 / 3 * _entropy(words, 2) + 4 / 3 * _entropy(words, 3)) / 2
 
 

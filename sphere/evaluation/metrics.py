@@ -27,7 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sphere.data.records import EditRequest
 from sphere.errors import InputError
-from sphere.evaluation.generation import GenerationSettings, consistency, continue_greedily, fit_tfidf, n_gram_entropy
+from sphere.evaluation.generation import GenerationSettings, consistency, continue_rows, fit_tfidf, n_gram_entropy
 from sphere.models.adapters import Adapter, adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
 from sphere.models.tokens import Encoded, encode_many, pad_id, right_pad
@@ -222,7 +222,7 @@ def _add_generations(
     """Fill the generation family, fluency and consistency of the chosen rows of ``frame`` in place."""
     chosen = settings.chosen(len(requests))
     some = [requests[i] for i in chosen]
-    texts = _texts(model, tokenizer, some, settings.length, token_budget)
+    texts = _texts(model, tokenizer, some, settings, token_budget)
     if tfidf is None and (known := [text for request in requests for text in request.references]):
         tfidf = fit_tfidf(known)
     begins = _begins(model, tokenizer, some, token_budget) if settings.family else {}
@@ -241,14 +241,17 @@ def _texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest],
-    length: int,
+    settings: GenerationSettings,
     token_budget: int,
 ) -> dict[str, str]:
-    """Each generation prompt with its greedy continuation, ``length`` tokens in all; repeated prompts run once."""
+    """Each generation prompt with its sampled continuation; repeated prompts run once."""
     prompts = sorted({prompt for request in requests for prompt in request.generation_prompts})
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt in prompts])]
-    new_tokens = [length - len(row) for row in rows]
-    done = continue_greedily(model, rows, new_tokens=new_tokens, pad=pad_id(tokenizer), token_budget=token_budget)
+    new_tokens = [settings.length - len(row) for row in rows]
+    pad = pad_id(tokenizer)
+    done = continue_rows(
+        model, rows, new_tokens=new_tokens, pad=pad, token_budget=token_budget, seed=settings.seed
+    )
     return dict(zip(prompts, _decoded(tokenizer, done, skip_special_tokens=True), strict=True))
 
 
@@ -263,7 +266,7 @@ def _begins(
     whole = encode_many(tokenizer, [(prompt, target, None) for prompt, target in pairs])
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt, _ in pairs])]
     new_tokens = [2 * (len(item.ids) - (item.target_start or 0)) for item in whole]
-    done = continue_greedily(model, rows, new_tokens=new_tokens, pad=pad_id(tokenizer), token_budget=token_budget)
+    done = continue_rows(model, rows, new_tokens=new_tokens, pad=pad_id(tokenizer), token_budget=token_budget)
     texts = _decoded(tokenizer, done, skip_special_tokens=False)
     wanted = _decoded(tokenizer, [item.ids for item in whole], skip_special_tokens=False)
     return {pair: text.startswith(want) for pair, text, want in zip(pairs, texts, wanted, strict=True)}

@@ -24,7 +24,7 @@ class Encoded:
     subject_last: int | None = None
     """Index of the subject's last token."""
     target_start: int | None = None
-    """Index of the first target token; the target is ``ids[target_start:]``."""
+    """Index of the first target token; the target is ``ids[target_start:]``, all tokens behind the prompt."""
 
 
 def encode(
@@ -82,11 +82,14 @@ def _locate(
             raise InputError(f"no token of {prompt!r} lies in its subject: check subject and prompt")
         subject_last = inside[-1]
     if target is not None:
-        begin = len(prompt) + 1  # the space may belong to the target's first token, or to nothing
-        ours = [i for i, (_, end) in enumerate(offsets) if end > begin]
-        if not ours:
+        # All behind the prompt's last token, so that a space of its own is the target's first; a token that holds
+        # characters of both is the target's.
+        begin = len(prompt) + 1
+        theirs = [i for i, (start, end) in enumerate(offsets) if start < end <= begin and start < len(prompt)]
+        visible = [i for i, (_, end) in enumerate(offsets) if end > begin]
+        if not visible:
             raise InputError(f"the tokenizer cannot represent the target {target!r} of prompt {prompt!r}")
-        target_start = ours[0]
+        target_start = min(theirs[-1] + 1 if theirs else visible[0], visible[0])
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[target_start:]:
             raise InputError(f"the tokenizer cannot represent the target {target!r} of prompt {prompt!r}")
     return Encoded(ids, subject_last, target_start)

@@ -1,4 +1,4 @@
-"""config/published: the paper's own figures, read strictly, since a value that is misread is shown as the paper's."""
+"""config/published: published figures, read strictly, since a value that is misread is shown as the paper's."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "table2_runtime": ("model",),
     "sensitivity": (),
     "spearman": ("method",),
+    "independent": ("source", "model", "dataset", "family", "method"),
     "claims": ("id", "claim", "statistic"),
 }
 """File -> its columns of text."""
@@ -28,6 +29,7 @@ NUMBERS: dict[str, tuple[str, ...]] = {
     "spearman": tuple(
         f"{metric}_{end}" for metric in ("efficacy", "generalization", "specificity") for end in ("r", "p")
     ),
+    "independent": ("edits", "efficacy", "generalization", "specificity"),
     "claims": (),
 }
 """File -> its columns of numbers; an empty cell is one the paper does not have."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -174,10 +175,10 @@ def test_update_solves_the_batch(tiny_model: ModelMaker, tiny_tokenizer: Tokeniz
     from sphere.editing.values import target_values
 
     wanted = target_values(Adapter(model), tokenizer, REQUESTS, CONTEXTS, layer=1, settings=FAST).values
-    keys, before = editor._keys_and_outputs(REQUESTS, [1])
+    seen = editor._keys_and_outputs(REQUESTS, [1])
     editor.run(REQUESTS, batch_size=3)
-    change = (editor.state.weights[1] - editor.pretrained[1]) @ keys[1]
-    torch.testing.assert_close(change, wanted - before, rtol=1e-6, atol=1e-8)
+    change = (editor.state.weights[1] - editor.pretrained[1]) @ seen.keys[1]
+    torch.testing.assert_close(change, wanted - seen.outputs, rtol=1e-6, atol=1e-8)
 
 
 def test_energy_rows(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
@@ -537,3 +538,38 @@ def test_a_state_is_all_that_a_later_call_needs(
     with pytest.raises(InputError, match="other context templates"):
         edit(two, tokenizer, REQUESTS[:1], contexts=Contexts(), state=rest, **given)
     assert all(torch.equal(adapter(two).weight(i), rest.weights[i]) for i in LAYERS)
+
+
+@pytest.mark.parametrize("name", ["memit", "rome", "ft"])
+def test_the_caller_s_defaults_change_nothing(
+    name: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """Another default dtype, or torch.inference_mode() around the call."""
+    tokenizer = tiny_tokenizer(True)
+
+    def edited(around: Callable[[], AbstractContextManager[Any]]) -> EditState:
+        model = tiny_model("llama", len(tokenizer))
+        with around():
+            return edit(model, tokenizer, REQUESTS, method=name, layers=LAYERS, values=FAST, contexts=CONTEXTS,
+                        corpus=TEXTS, hyperparameters=hyperparameters(name))  # fmt: skip
+
+    @contextmanager
+    def double() -> Iterator[None]:
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    states = [edited(around) for around in (nullcontext, double, torch.inference_mode, torch.no_grad)]
+    for state in states[1:]:
+        assert all(torch.equal(weight, states[0].weights[i]) for i, weight in state.weights.items())
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_model_loaded_in_inference_mode_is_refused(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    with torch.inference_mode():
+        model = tiny_model("llama", len(tokenizer))
+    with pytest.raises(InputError, match=r"loaded inside torch.inference_mode\(\): load it outside"):
+        edit(model, tokenizer, REQUESTS, method="rome", layers=LAYERS, contexts=CONTEXTS)

@@ -16,18 +16,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sphere.config.values import ValueSettings
 from sphere.data.records import EditRequest
+from sphere.editing.contexts import Contexts
 from sphere.editing.edit import edit
+from sphere.editing.methods import resolve
 from sphere.editing.state import EditState
 from sphere.models.adapters import Adapter
 from sphere.models.tokens import encode
 
 VALUES = ValueSettings(steps=3, lr=3.0, clamp_norm_factor=20.0)  # large steps, so that PRUNE has something to do
+ROME = {"relative_to": "mlp", "lr": 0.2, "clamp_norm_factor": 3.0}  # settings of its own
+OF_ROME = VALUES.changed({"weight_decay": 1e-3, **ROME}, "rome")  # the decay is that of its row
 BATCHES = (REQUESTS[:2], REQUESTS[2:])
 WEIGHT, MU, RIDGE, THRESHOLD, ETA, ALPHA = 0.1, 3.0, 0.5, 0.9, 0.3, 0.7
 
 Matrices = dict[int, Tensor]
-Solve = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(K, R, C, M) -> dW, as the methods are written down."""
+Solve = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(K, R, C, M, K at the bare prompts) -> dW, as the methods are written down."""
 Process = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(dW, W, pretrained W) -> dW'."""
 
@@ -36,15 +40,15 @@ def eye(size: int) -> Tensor:
     return torch.eye(size, dtype=torch.float64)
 
 
-def memit(k: Tensor, r: Tensor, c: Tensor, _m: Tensor) -> Tensor:
+def memit(k: Tensor, r: Tensor, c: Tensor, _m: Tensor, _bare: Tensor) -> Tensor:
     return r @ k.T @ torch.linalg.inv(WEIGHT * c + k @ k.T)
 
 
-def memit_seq(k: Tensor, r: Tensor, c: Tensor, m: Tensor) -> Tensor:
+def memit_seq(k: Tensor, r: Tensor, c: Tensor, m: Tensor, _bare: Tensor) -> Tensor:
     return r @ k.T @ torch.linalg.inv(WEIGHT * c + m + k @ k.T)
 
 
-def encore(k: Tensor, r: Tensor, c: Tensor, m: Tensor) -> Tensor:
+def encore(k: Tensor, r: Tensor, c: Tensor, m: Tensor, _bare: Tensor) -> Tensor:
     return r @ k.T @ torch.linalg.inv(WEIGHT * c + m + MU * eye(len(c)) + k @ k.T)
 
 
@@ -56,13 +60,13 @@ def kept_out(c: Tensor) -> Tensor:
     return strong @ strong.T
 
 
-def alphaedit(k: Tensor, r: Tensor, c: Tensor, m: Tensor) -> Tensor:
+def alphaedit(k: Tensor, r: Tensor, c: Tensor, m: Tensor, _bare: Tensor) -> Tensor:
     p = eye(len(c)) - kept_out(c)
     return torch.linalg.solve(p @ (k @ k.T + m) + RIDGE * eye(len(c)), p @ k @ r.T).T
 
 
-def rome(k: Tensor, r: Tensor, _c: Tensor, _m: Tensor) -> Tensor:
-    return r @ k.T / (k.T @ k)
+def rome(k: Tensor, r: Tensor, _c: Tensor, _m: Tensor, bare: Tensor) -> Tensor:
+    return r @ k.T / (k.T @ bare)
 
 
 def projected(update: Tensor, weight: Tensor) -> Tensor:
@@ -102,8 +106,8 @@ def revive(update: Tensor, _weight: Tensor, pretrained: Tensor) -> Tensor:
 
 def plain_state(
     parts: Adapter, tokenizer: PreTrainedTokenizerBase, request: EditRequest, layer: int
-) -> tuple[Tensor, Tensor]:
-    """Key (d_in,), averaged over contexts, at ``layer`` and output (d,) of the last edited layer at the bare prompt."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Key (d_in,), averaged over contexts, at ``layer``; output (d,) of the last edited layer and key, bare prompt."""
     keys, outputs = list[Tensor](), list[Tensor]()
     for prefix in CONTEXTS.prefixes:
         text = encode(tokenizer, prefix + request.prompt, subject_end=len(prefix) + request.subject_end)
@@ -122,7 +126,7 @@ def plain_state(
         parts.model(torch.tensor([text.ids]), use_cache=False)
         for handle in handles:
             handle.remove()
-    return (keys[0] + (keys[1] + keys[2]) / 2) / 2, outputs[0]
+    return (keys[0] + (keys[1] + keys[2]) / 2) / 2, outputs[0], keys[0]
 
 
 def textbook(
@@ -132,6 +136,7 @@ def textbook(
     *,
     layers: tuple[int, ...] = LAYERS,
     one_by_one: bool = False,
+    values: ValueSettings = VALUES,
     after_layer: Process | None = None,
     after_batch: tuple[Process, ...] = (),
     for_evaluation: tuple[Process, ...] = (),
@@ -142,17 +147,18 @@ def textbook(
     pretrained = {i: parts.weight(i).clone() for i in layers}
     past = {i: torch.zeros_like(c) for i, c in moments.items()}
 
-    def stacked(requests: tuple[EditRequest, ...], layer: int) -> tuple[Tensor, Tensor]:
+    def stacked(requests: tuple[EditRequest, ...], layer: int) -> tuple[Tensor, ...]:
         found = [plain_state(parts, tokenizer, request, layer) for request in requests]
-        return torch.stack([k for k, _ in found], dim=1), torch.stack([h for _, h in found], dim=1)
+        return tuple(torch.stack(each, dim=1) for each in zip(*found, strict=True))
 
     for batch in BATCHES:
         before = {i: parts.weight(i).clone() for i in layers}
         for group in [(request,) for request in batch] if one_by_one else [batch]:
-            z = [target_value(parts, tokenizer, r, CONTEXTS, layer=layers[-1], settings=VALUES) for r in group]
+            z = [target_value(parts, tokenizer, r, CONTEXTS, layer=layers[-1], settings=values) for r in group]
             for number, i in enumerate(layers):
-                k, h = stacked(group, i)
-                update = solve(k, (torch.stack(z, dim=1) - h) / (len(layers) - number), moments[i], past[i])
+                k, h, bare = stacked(group, i)
+                r = (torch.stack(z, dim=1) - h) / (len(layers) - number)
+                update = solve(k, r, moments[i], past[i], bare)
                 if after_layer is not None:
                     update = after_layer(update, parts.weight(i), pretrained[i])
                 parts.set_weight(i, parts.weight(i) + update)
@@ -162,7 +168,7 @@ def textbook(
                 update = process(update, before[i], pretrained[i])
             parts.set_weight(i, before[i] + update)
         for i in layers:
-            k, _ = stacked(batch, i)
+            k, *_ = stacked(batch, i)
             past[i] += k @ k.T
     carried = {i: parts.weight(i).clone() for i in layers}
     evaluated = {}
@@ -182,7 +188,7 @@ RUNS: dict[str, tuple[Solve, dict[str, Any], dict[str, Any]]] = {
     "memit-seq": (memit_seq, SETTINGS, {}),
     "encore": (encore, SETTINGS | {"ridge": MU}, {}),
     "alphaedit": (alphaedit, NULL_SPACE, {}),
-    "rome": (rome, {}, {"layers": LAYERS[-1:], "one_by_one": True}),
+    "rome": (rome, {"values": ROME}, {"layers": LAYERS[-1:], "one_by_one": True, "values": OF_ROME}),
     "rect": (memit, SETTINGS, {"after_batch": (rect,)}),
     "revive": (memit, SETTINGS, {"after_batch": (revive,)}),
     "prune": (memit, SETTINGS, {"for_evaluation": (prune,)}),
@@ -193,8 +199,8 @@ RUNS: dict[str, tuple[Solve, dict[str, Any], dict[str, Any]]] = {
     "prune+sphere": (memit, SETTINGS | PROJECTION, {"for_evaluation": (prune, on_pretrained)}),
     "rome+sphere": (
         rome,
-        PROJECTION,
-        {"layers": LAYERS[-1:], "one_by_one": True, "after_batch": (on_pretrained,)},
+        PROJECTION | {"values": ROME},
+        {"layers": LAYERS[-1:], "one_by_one": True, "values": OF_ROME, "after_batch": (on_pretrained,)},
     ),
 }
 CASES = [(name, "llama") for name in RUNS] + [
@@ -235,6 +241,24 @@ def test_a_run_is_the_textbook_s(
         assert float((weight - evaluated[i]).norm()) <= tolerance * size
         assert float((state.carried.get(i, weight) - carried[i]).norm()) <= tolerance * size
         assert torch.equal(Adapter(model).weight(i), weight)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("contexts", [CONTEXTS, Contexts()], ids=["contexts", "bare"])
+def test_rome_gives_the_bare_prompt_its_value(
+    contexts: Contexts, family: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """The last edited layer puts out z at the bare prompt, whatever contexts the key is averaged over."""
+    tokenizer = tiny_tokenizer(family not in ("gpt2", "qwen2"))
+    model = tiny_model(family, len(tokenizer)).double()
+    parts, request, layer = Adapter(model), REQUESTS[0], LAYERS[-1]
+    own = resolve("rome").value_settings(VALUES)
+    with torch.enable_grad():
+        z = target_value(parts, tokenizer, request, contexts, layer=layer, settings=own)
+    given = {"method": "rome", "values": VALUES, "hyperparameters": {"values": resolve("rome").values}}
+    edit(model, tokenizer, [request], layers=LAYERS, contexts=contexts, **given)
+    _, reached, _ = plain_state(parts, tokenizer, request, layer)
+    assert float((reached - z).norm()) <= 1e-6 * float(z.norm())
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

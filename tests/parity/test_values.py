@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import FAMILIES, ModelMaker, TokenizerMaker
 from plain import target_value
+from pydantic import ValidationError
 
 from sphere.config.values import ValueSettings
 from sphere.data.records import EditRequest
@@ -13,6 +14,7 @@ from sphere.editing.contexts import Contexts
 from sphere.editing.values import target_values
 from sphere.errors import InputError
 from sphere.models.adapters import Adapter
+from sphere.models.tokens import encode
 
 CONTEXTS = Contexts((("",), ("The capital of France is. ", "He is a runner in the. ")))
 REQUESTS = (
@@ -34,6 +36,80 @@ def test_batched_values_equal_one_at_a_time(
     for column, request in enumerate(REQUESTS):
         expected = target_value(Adapter(model), tokenizer, request, CONTEXTS, layer=1, settings=settings)
         torch.testing.assert_close(got.values[:, column], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_clamp_and_decay_can_be_relative_to_the_mlp_s_output(
+    family: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """ROME's: the same optimisation, measured by the norm of what is added to."""
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model(family, len(tokenizer)).double()
+    given = {"lr": 0.5, "steps": 12, "clamp_norm_factor": 0.5, "weight_decay": 2.0, "stop_loss": 5.0}
+    settings = ValueSettings(**given, relative_to="mlp")
+    got = target_values(Adapter(model), tokenizer, REQUESTS, CONTEXTS, layer=1, settings=settings)
+    hidden = settings.model_copy(update={"relative_to": "hidden"})
+    other = target_values(Adapter(model), tokenizer, REQUESTS, CONTEXTS, layer=1, settings=hidden)
+    for column, request in enumerate(REQUESTS):
+        expected = target_value(Adapter(model), tokenizer, request, CONTEXTS, layer=1, settings=settings)
+        torch.testing.assert_close(got.values[:, column], expected, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(other.values, got.values, rtol=1e-3, atol=1e-3)
+
+
+def test_n_evaluations_of_the_loss_are_n_less_one_updates(
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer)).double()
+    evaluations: list[int] = []
+    handle = model.lm_head.register_forward_hook(lambda *_: evaluations.append(1))
+    free = {"stop_loss": 0, "kl_factor": 0, "weight_decay": 0, "clamp_norm_factor": 1e6}
+    got = target_values(
+        Adapter(model), tokenizer, REQUESTS[:1], Contexts(), layer=1, settings=ValueSettings(lr=1e-3, steps=5, **free)
+    )
+    handle.remove()
+    assert got.steps.tolist() == [4]
+    assert len(evaluations) == 1 + 2 * 5, "two a step: the targets, and the prompt of the KL divergence; one before"
+    with pytest.raises(ValidationError, match="greater than or equal to 2"):
+        ValueSettings(steps=1)
+
+
+def test_the_divergence_is_of_the_edited_from_the_unedited(
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """ROME's equation 4: with next to no other term, the loss after the first update is KL(after || before)."""
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer)).double()
+    parts, request = Adapter(model), REQUESTS[0]
+    base = {"lr": 3.0, "clamp_norm_factor": 1e6, "weight_decay": 0, "stop_loss": 0}
+    one, weighed = (
+        target_values(
+            parts, tokenizer, [request], Contexts(), layer=1, settings=ValueSettings(steps=2, kl_factor=factor, **base)
+        )
+        for factor in (0, 1.0)
+    )
+    torch.testing.assert_close(one.values, weighed.values)  # KL has no gradient where nothing has moved
+    still = ValueSettings(steps=2, kl_factor=0, **base | {"lr": 1e-300})
+    clean = target_values(parts, tokenizer, [request], Contexts(), layer=1, settings=still)
+    move = (one.values - clean.values)[:, 0]
+    text = encode(tokenizer, "Ada Lovelace is a", subject_end=12)
+
+    def log_p() -> torch.Tensor:
+        return model(torch.tensor([text.ids])).logits[0, text.subject_last].log_softmax(-1)
+
+    before = log_p()
+
+    def shift(_module: object, _inputs: object, output: torch.Tensor) -> torch.Tensor:
+        moved = output.clone()
+        moved[0, text.subject_last] += move
+        return moved
+
+    handle = parts.layer(1).register_forward_hook(shift)
+    after = log_p()
+    handle.remove()
+    forward, backward = (after.exp() * (after - before)).sum(), (before.exp() * (before - after)).sum()
+    assert abs(float(forward - backward)) > 0.01 * float(forward), "the test needs the two to differ"
+    assert float(weighed.losses[0] - one.losses[0]) == pytest.approx(float(forward), rel=1e-4)
 
 
 @pytest.mark.parametrize("layer", [0, 2])

@@ -132,6 +132,11 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
         lambda d: d.update(trust_remote_code=True),
         ["trust_remote_code is for a folder of your own", "kind: path"],
     ),
+    (
+        MODEL,
+        lambda d: d["methods"]["sphere"].update(values={"lr": -1}),
+        ["models/smoke.yaml: methods: method 'sphere': values: lr: input should be greater than 0"],
+    ),
     (MODEL, lambda d: d["methods"].update({"sphere@eta": {}}), ["models/smoke.yaml: methods: method 'sphere@eta'"]),
     (
         MODEL,
@@ -192,7 +197,7 @@ TASK_MISTAKES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda d: d.update(doc_to_txt="x"), "unknown key 'doc_to_txt': did you mean 'doc_to_text'?"),
     (lambda d: d.update(task="rte2"), "task is 'rte2': make it 'sphere_rte_zeroshot'"),
     (lambda d: d.update(doc_to_text="{{sentence1}"), "doc_to_text is no Jinja template"),
-    (lambda d: d.pop("validation_split"), "give the split to score"),
+    (lambda d: d.pop("test_split"), "give the split to score"),
     (lambda d: d.pop("doc_to_choice"), "multiple_choice goes with doc_to_choice"),
     (lambda d: d.update(metric_list=[{"metric": "f1"}]), "metric_list.0.metric"),
     (lambda d: d.update(dataset_name="mrpc"), "no dataset of sources.tsv is nyu-mll/glue mrpc: add a row for it"),

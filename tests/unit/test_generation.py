@@ -1,4 +1,4 @@
-"""Greedy generation against the simplest possible loop, fluency and consistency against values worked by hand."""
+"""Generation against the simplest possible loop, fluency and consistency against values worked by hand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from sphere.errors import InputError
 from sphere.evaluation.generation import (
     GenerationSettings,
     consistency,
-    continue_greedily,
+    continue_rows,
     fit_tfidf,
     n_gram_entropy,
     read_tfidf,
+    words_of,
 )
 
 ROWS = [(5, 9, 200), (7,), tuple(range(40, 60)), (300, 17, 17, 17, 8), (0, 66, 31)]
@@ -40,24 +41,58 @@ def test_padded_cached_batches_say_what_a_plain_loop_says(family, tiny_model):
     expected = [plain_greedy(model, row, count) for row, count in zip(ROWS, counts, strict=True)]
     for budget in (1, 70, 10_000):
         for pad in (0, 99):
-            assert continue_greedily(model, ROWS, new_tokens=counts, pad=pad, token_budget=budget) == expected
+            assert continue_rows(model, ROWS, new_tokens=counts, pad=pad, token_budget=budget) == expected
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_sampling_depends_on_seed_and_row_and_nothing_else(family, tiny_model):
+    """Batches, neighbours, order and the global random state change nothing; a longer text begins with the shorter."""
+    model = tiny_model(family, 384)
+    counts = [12, 3, 8, 0, 12]
+    one = continue_rows(model, ROWS, new_tokens=counts, pad=0, seed=3)
+    assert one == continue_rows(model, ROWS, new_tokens=counts, pad=5, seed=3, token_budget=1)
+    assert one[::-1] == continue_rows(model, ROWS[::-1], new_tokens=counts[::-1], pad=0, seed=3)
+    assert one != continue_rows(model, ROWS, new_tokens=counts, pad=0, seed=4)
+    assert one != continue_rows(model, ROWS, new_tokens=counts, pad=0)
+    longer = continue_rows(model, ROWS, new_tokens=[count + 4 for count in counts], pad=0, seed=3)
+    assert all(text[: len(short)] == short for text, short in zip(longer, one, strict=True))
+
+
+def test_sampling_takes_the_five_likeliest_in_proportion(tiny_model):
+    model = tiny_model("llama", 384)
+    rows = [(7, 9)]
+    with torch.no_grad():
+        logits = model(torch.tensor(rows)).logits[0, -1].double()
+    top = logits.topk(5)
+    drawn = [continue_rows(model, rows, new_tokens=[1], pad=0, seed=seed)[0][-1] for seed in range(400)]
+    assert set(drawn) <= set(top.indices.tolist())
+    shares = top.values.softmax(0)
+    for token, share in zip(top.indices.tolist(), shares.tolist(), strict=True):
+        spread = math.sqrt(share * (1 - share) / len(drawn))
+        assert abs(drawn.count(token) / len(drawn) - share) < 4 * spread + 1e-9
+
+
+def test_words_are_the_penn_treebank_s():
+    assert words_of("He didn't stop. Then (in Rome) she paid $3.50!") == [
+        *("He", "did", "n't", "stop", ".", "Then", "(", "in", "Rome", ")", "she", "paid", "$", "3.50", "!"),
+    ]
 
 
 def test_generation_stops_where_positions_end(tiny_model):
     model = tiny_model("gpt2", 384)  # 128 positions
-    short, long = continue_greedily(model, [(4, 5), tuple(range(128))], new_tokens=[500, 500], pad=0)
+    short, long = continue_rows(model, [(4, 5), tuple(range(128))], new_tokens=[500, 500], pad=0)
     assert len(short) == 128
     assert len(long) == 128
 
 
 def test_no_rows_no_generation(tiny_model):
-    assert continue_greedily(tiny_model("gpt2", 384), [], new_tokens=[], pad=0) == []
+    assert continue_rows(tiny_model("gpt2", 384), [], new_tokens=[], pad=0) == []
 
 
 def test_generation_leaves_the_global_random_state_alone(tiny_model):
     model = tiny_model("llama", 384)
     before = torch.get_rng_state()
-    continue_greedily(model, ROWS, new_tokens=[4] * len(ROWS), pad=0)
+    continue_rows(model, ROWS, new_tokens=[4] * len(ROWS), pad=0)
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sphere.config.values import ValueSettings
 from sphere.editing import methods
 from sphere.editing.methods import Method, method_names, resolve
 from sphere.editing.postprocess.base import POSTPROCESSES
@@ -251,3 +253,32 @@ assert all(resolve(name).hyperparameters for name in method_names())
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_method_s_own_values_go_over_the_model_s() -> None:
+    model = ValueSettings(lr=0.1, steps=20, clamp_norm_factor=0.75, kl_factor=0.3)
+    assert resolve("memit").value_settings(model) is model
+    own = resolve("rome").value_settings(model)
+    assert (own.lr, own.weight_decay, own.clamp_norm_factor, own.relative_to) == (0.5, 1e-3, 4, "mlp")
+    assert (own.steps, own.kl_factor) == (20, 0.3), "what the row does not say is the model's"
+    given = {"values": {"lr": 0.3, "steps": 9}}
+    named = resolve("rome@values.lr=0.2", hyperparameters=given).value_settings(model)
+    assert (named.lr, named.steps, named.clamp_norm_factor) == (0.2, 9, 4)
+    assert resolve("memit", hyperparameters={"values.lr": 0.7}).value_settings(model).lr == 0.7
+    assert resolve("memit+sphere", hyperparameters=given).hyperparameters["values"] == {"lr": 0.3, "steps": 9}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"lr": -1}, "method 'memit': values: lr: input should be greater than 0"),
+        ({"stepps": 3}, "method 'memit': values: unknown key 'stepps': did you mean 'steps'?"),
+        (3, "method 'memit': values: write {lr: 0.5} and the like (got 3)"),
+        ({"steps": 1}, "method 'memit': values: steps: input should be greater than or equal to 2"),
+    ],
+)
+def test_bad_values_name_method_and_key(values: Any, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve("memit", hyperparameters={"values": values})
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)

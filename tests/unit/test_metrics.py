@@ -33,7 +33,7 @@ def plain_score(model, tokenizer, prompt, target):
     """NLL and matches of one target: one text, no batch, no padding, the whole model."""
     text = tokenizer(f"{prompt} {target}", return_offsets_mapping=True)
     ids, offsets = text["input_ids"], text["offset_mapping"]
-    start = next(i for i, (_, end) in enumerate(offsets) if end > len(prompt) + 1)
+    start = 1 + max(i for i, (begin, end) in enumerate(offsets) if begin < end and begin < len(prompt))
     with torch.no_grad():
         logits = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
     rows = [(logits[i - 1], ids[i]) for i in range(start, len(ids))]

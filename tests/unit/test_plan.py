@@ -295,7 +295,7 @@ def test_files_are_as_large_as_planned(
     documents = [text[start:] for text in TEXTS for start in range(0, len(text), 3)]
     statistics = collect_statistics(adapter(model), tokenizer, documents, LAYERS, max_length=64, probe_keys=0)
     settings = {"nullspace_fraction": 0.6} if method == "sphere" else {}
-    state = edit(model, tokenizer, [REQUEST], method=method, layers=LAYERS, values=ValueSettings(steps=1),
+    state = edit(model, tokenizer, [REQUEST], method=method, layers=LAYERS, values=ValueSettings(steps=2),
                  contexts=Contexts(), statistics=statistics, hyperparameters=settings)  # fmt: skip
     state.save(tmp_path / "state")
     statistics.save(tmp_path / "statistics")

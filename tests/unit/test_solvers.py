@@ -160,7 +160,7 @@ def test_rome_takes_one_key_and_not_a_zero_one():
     with pytest.raises(InputError, match="one request at a time, not 5"):
         Rome().solve(problem(5))
     p = problem(1)
-    with pytest.raises(NumericalError, match="key is zero"):
+    with pytest.raises(NumericalError, match="key is zero, or at right angles"):
         Rome().solve(replace(p, keys=0 * p.keys))
 
 

@@ -64,7 +64,7 @@ def stream(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMake
                 root / "stream.json",
                 method=method,
                 hyperparameters={},
-                editing=EditSettings(layers=LAYERS, device="cpu", values=ValueSettings(steps=1)),
+                editing=EditSettings(layers=LAYERS, device="cpu", values=ValueSettings(steps=2)),
                 statistics=root / "statistics.safetensors",
                 spectra=[root / f"{name}.safetensors" for name in resolve(method).spectra],
                 contexts=root / "contexts.json",

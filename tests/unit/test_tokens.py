@@ -7,8 +7,9 @@ import torch
 from conftest import TEXTS, TokenizerMaker
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, pre_tokenizers, processors
-from tokenizers.models import WordLevel
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
+from tokenizers.models import BPE, WordLevel
+from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from sphere.errors import InputError
@@ -76,6 +77,54 @@ def test_a_target_s_own_leading_space_is_dropped(tiny_tokenizer: TokenizerMaker)
 def test_an_empty_target_is_refused(target: str, tiny_tokenizer: TokenizerMaker) -> None:
     with pytest.raises(InputError, match="target of prompt 'Ada is' is empty"):
         encode(tiny_tokenizer(True), "Ada is", target=target)
+
+
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+"""The pre-tokenizers of Llama-3 and Qwen2, as their tokenizer.json have them: a space never joins a number."""
+
+
+def pre_tokenized(kind: str) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with the pre-tokenizer of Llama-3 or Qwen2, or one of SentencePiece's style (Llama-2)."""
+    if kind == "sentencepiece":
+        core = Tokenizer(BPE(byte_fallback=False, unk_token="<unk>"))
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Metaspace(prepend_scheme="first"), pre_tokenizers.Digits(individual_digits=True)]
+        )
+        core.decoder = decoders.Metaspace(prepend_scheme="first")
+        trainer = BpeTrainer(vocab_size=500, special_tokens=["<unk>", "<s>"], show_progress=False)
+    else:
+        core = Tokenizer(BPE())
+        split = pre_tokenizers.Split(Regex(LLAMA3 if kind == "llama3" else QWEN2), "isolated")
+        core.pre_tokenizer = pre_tokenizers.Sequence(
+            [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        )
+        core.decoder = decoders.ByteLevel()
+        core.post_processor = processors.ByteLevel(trim_offsets=kind == "qwen2")
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+    core.train_from_iterator([*TEXTS, "When was it founded? 1969 1989 2001 196 9, 3rd (none)"] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>" if kind == "sentencepiece" else None)
+
+
+@pytest.mark.parametrize("target", ["1969", "9", "English", "New York City", "3rd", "(none)"])
+@pytest.mark.parametrize("prompt", ["When was it founded?", "It was founded in", "The year is 1989,"])
+@pytest.mark.parametrize("kind", ["llama3", "qwen2", "sentencepiece"])
+def test_a_target_is_all_that_stands_behind_the_prompt(kind: str, prompt: str, target: str) -> None:
+    """Also where the space in between is a token of its own, as before a number."""
+    tokenizer = pre_tokenized(kind)
+    got = encode(tokenizer, prompt, target=target)
+    alone = tokenizer(prompt)["input_ids"]
+    assert list(got.ids[: got.target_start]) == alone
+    assert got.target_start == len(alone)
+    assert tokenizer.decode(list(got.ids)) == f"{prompt} {target}"
+    if target == "1969":
+        own = tokenizer.convert_ids_to_tokens(list(got.ids[got.target_start :]))
+        digits = ["1", "9", "6", "9"] if kind != "llama3" else ["196", "9"]
+        assert own == ["▁" if kind == "sentencepiece" else "Ġ", *digits]
 
 
 def word_tokenizer(unk: str | None) -> PreTrainedTokenizerFast:

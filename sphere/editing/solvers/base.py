@@ -33,11 +33,13 @@ class LayerProblem:
     weight: Tensor
     """(d_out, d_in) the weight as it stands."""
     keys: Tensor
-    """(d_in, n) one key a request."""
+    """(d_in, n) one key a request: its mean over contexts."""
     residuals: Tensor
     """(d_out, n) what each output is to change by, already divided by the number of layers left."""
     pretrained: Tensor
     """(d_out, d_in) the weight before any edit, in the precision it is kept in."""
+    bare_keys: Tensor | None = None
+    """(d_in, n) the keys at the bare prompts, where the residuals were measured; None: they are ``keys``."""
     prepared: Any = None
     """What the solver's ``prepare`` returned for this layer."""
     memory: Memory = field(default_factory=dict)
@@ -56,6 +58,7 @@ class LayerProblem:
             ("weight", self.weight, (d_out, d_in)),
             ("keys", self.keys, (d_in, n)),
             ("residuals", self.residuals, (d_out, n)),
+            ("bare_keys", self.keys if self.bare_keys is None else self.bare_keys, (d_in, n)),
         ):
             if tuple(tensor.shape) != shape:
                 raise InputError(f"{name} has shape {tuple(tensor.shape)}: this problem needs {shape}")

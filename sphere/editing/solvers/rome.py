@@ -14,11 +14,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+TINY = 1e-9
+"""Cosine of two keys below which they are at right angles."""
+
+
 @register
 class Rome(ClosedFormSolver):
-    """ROME (Meng et al., NeurIPS 2022, arXiv 2202.05262, eq. 2): dW = (v - W k) (C^-1 k)^T / ((C^-1 k)^T k).
+    """ROME (Meng et al., NeurIPS 2022, arXiv 2202.05262, eq. 2): dW = (v - W k0) (C^-1 k)^T / ((C^-1 k)^T k0).
 
-    The residual of the problem is v - W k (d_out, 1). Minimises tr(dW C dW^T) subject to W k + dW k = v.
+    k is the key's mean over contexts, k0 the bare prompt's, and the problem's residual v - W k0 (d_out, 1): the bare
+    prompt gets v exactly, (W + dW) k0 = v. Where k0 = k it minimises tr(dW C dW^T) among the dW that do.
     """
 
     name: ClassVar[str] = "rome"
@@ -40,7 +45,7 @@ class Rome(ClosedFormSolver):
     def solve(self, problem: LayerProblem) -> Solution:
         from sphere.geometry.linalg import solve_positive_definite
 
-        key = problem.keys  # (d_in, 1)
+        key, bare = problem.keys, problem.keys if problem.bare_keys is None else problem.bare_keys  # (d_in, 1)
         if key.shape[1] != 1:
             raise InputError(f"rome takes one request at a time, not {key.shape[1]}: give one key")
         direction = key
@@ -51,7 +56,7 @@ class Rome(ClosedFormSolver):
                 name="rome's second moment",
                 remedy="take it from more text (more tokens than d_in), or set second_moment: identity",
             )
-        overlap = float(direction.T @ key)
-        if not overlap > 0:
-            raise NumericalError("rome's key is zero, so this layer can change nothing: edit another")
+        overlap = float(direction.T @ bare)
+        if not abs(overlap) > TINY * float(direction.norm() * bare.norm()):
+            raise NumericalError("rome's key is zero, or at right angles to the bare prompt's: edit another layer")
         return Solution(problem.residuals @ direction.T / overlap)

@@ -44,6 +44,7 @@ def _comparison(tables: Path, published: Path | None) -> Table:
         {name: build(name, tables, published=published) for name in PUBLISHED},
         {name: read_paper(published, file) for name, file in PUBLISHED.items()},
         load(tables, "editing_by_method"),
+        read_paper(published, "independent"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Side by side: the paper's numbers, ours beside them, and the difference; what was not run says so."""
+"""Side by side: published numbers, ours beside them, and the difference; what was not run says so."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ SPEED = {"edit_s": "seconds of a batch", "projection_s": "seconds of the project
 
 
 def comparison_table(
-    tables: Mapping[str, Table], papers: Mapping[str, pd.DataFrame | None], by_method: pd.DataFrame
+    tables: Mapping[str, Table],
+    papers: Mapping[str, pd.DataFrame | None],
+    by_method: pd.DataFrame,
+    independent: pd.DataFrame | None = None,
 ) -> Table:
-    """One row a number of the paper: ours with its 95 % interval, theirs with its ±, and the difference with both.
+    """One row a published number: ours with its 95 % interval, theirs with its ±, and the difference with both.
 
     `tables` are table1, runtime, spearman and sensitivity as they are printed, `papers` the published CSVs of the same
-    names, `by_method` is editing_by_method, for what was run at all. The table is empty for a study without a model of
-    the paper.
+    names, `by_method` is editing_by_method, for what was run at all, and `independent` is independent.csv, a second
+    reference. The table is empty for a study without a model of the paper.
     """
-    columns = [Column("ours", "Ours"), Column("paper", "Paper"), Column("difference", "Difference")]
+    columns = [Column("ours", "Ours"), Column("paper", "Published"), Column("difference", "Difference")]
     models = {name: model for model in by_method["model"].unique() if (name := paper_name(str(model), PAPER_MODELS))}
     title = "The paper's numbers and ours"
     if not models or any(paper is None for paper in papers.values()):
@@ -45,15 +48,39 @@ def comparison_table(
             "difference": Cell(found.value - paper, _both(found.half_width, half), note="" if known else NOT_RUN),
         }
         rows.append(Row(*place, cells))
+    rows += _independent(independent, by_method, models)
     ends = by_method[by_method["edits"] > 0].groupby("model")["edits"].max()
     said = ", ".join(f"{model} {int(ends[model]):,}" for model in models.values() if model in ends)
     notes = [
         f"Ours: after the last checkpoint ({said} edits); the paper's Table 1 after 15,000, its Figure 1 over 5,000.",
         "± of ours: half-width of its 95 % interval, with one seed over records only; of the paper: as printed, one "
         "standard error (config/published/README.md); of the difference: 95 %, of both where the paper has one.",
+        "The second reference (config/published/independent.csv) is of one order of the edits, at the checkpoints it "
+        "names, in the accuracy family on both sides; ours is shown where a checkpoint is the same.",
         "The paper does not say on which model and dataset its Figure 1 and its sensitivity map were made.",
     ]
     return Table("comparison", title, "Value", columns, rows, notes)
+
+
+def _independent(reference: pd.DataFrame | None, by_method: pd.DataFrame, models: Mapping[str, str]) -> Iterator[Row]:
+    """The rows of the second reference: same model, dataset, method, family and number of edits, or not run."""
+    for row in [] if reference is None else reference.to_dict("records"):
+        model = models.get(str(row["model"]))
+        for metric in METRICS if model is not None else ():
+            same = {"model": model, "dataset": row["dataset"], "method": row["method"], "edits": row["edits"]}
+            same |= {"metric_family": row["family"], "metric": metric}
+            found = by_method
+            for column, value in same.items():
+                found = found[found[column] == value]
+            ours, half = nan, nan
+            if len(found):
+                ours, low, high = (100 * float(found[name].iloc[0]) for name in ("mean", "ci_low", "ci_high"))
+                half = (high - low) / 2
+            note = "" if isfinite(ours) else NOT_RUN
+            section = f"{row['source']}, {row['model']} on {dataset_label(row['dataset'])} ({row['family']})"
+            label = f"{method_label(row['method'])}, {metric} after {int(row['edits']):,} edits"
+            cells = {"ours": Cell(ours, half, note=note), "paper": Cell(row[metric])}
+            yield Row(section, label, cells | {"difference": Cell(ours - row[metric], half, note=note)})
 
 
 def _both(ours: float, theirs: float) -> float:

@@ -226,7 +226,8 @@ class Costs:
 
     def batch_seconds(self, method: Method, texts: Texts) -> float:
         """Seconds of one batch of edits, its energy not counted."""
-        s, n, values, solver = self.sizes, self.study.batch_size, self.model.values, method.solver
+        s, n, solver = self.sizes, self.study.batch_size, method.solver
+        values = method.value_settings(self.model.values)
         layers = method.edited_layers(self.model.layers)
         many, last = len(layers), layers[-1]
         d_out, d_in = s.shape.width, s.shape.inner
