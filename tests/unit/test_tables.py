@@ -18,9 +18,12 @@ from scipy import stats
 
 from sphere.errors import InputError
 from sphere.evaluation.neurons import cosine_change, cosine_matrix, gather_neurons
+from sphere.report.tables import PUBLISHED as PAPER_FILES
 from sphere.report.tables import SUMMARIES, TABLES, build, gather, load, write_all
+from sphere.report.tables.comparison import comparison_table
+from sphere.report.tables.editing import read_paper
 from sphere.report.tables.intervals import EXACT, from_stderr, over_records, over_seeds, slope, spearman
-from sphere.report.tables.layout import base_of, method_label, ordered_methods, paper_name, projected_pairs
+from sphere.report.tables.layout import METRICS, base_of, method_label, ordered_methods, paper_name, projected_pairs
 from sphere.report.tables.neurons import sampled_weights
 from sphere.report.tables.render import Cell, Column, Row, Table, as_frame, as_latex, as_markdown, ranks
 from sphere.report.tables.stream import batch_seconds, warning_table
@@ -538,6 +541,30 @@ def test_the_comparison_sets_published_numbers_beside_ours(tmp_path: Path) -> No
     said = as_markdown(table)
     assert said.count("not run") == as_latex(table).count("not run") == 2 * len(lacking)
     assert "100 edits" in table.notes[0]
+
+
+def test_the_independent_reference_stands_beside_the_same_checkpoint(tmp_path: Path) -> None:
+    scope = made_up_study.study(models=["llama3-8b-instruct"], seeds=[0], methods=["alphaedit", "memit"])
+    gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
+    by_method = load(tmp_path / "tables", "editing_by_method")
+    last = by_method["edits"].max()
+    reference = pd.read_csv(PUBLISHED / "independent.csv")
+    assert set(reference["method"]) == {"alphaedit", "memit-seq"}
+    moved = reference.assign(edits=reference["edits"].where(reference["edits"] != 2000, last))  # where we have a number
+    papers = {name: read_paper(PUBLISHED, file) for name, file in PAPER_FILES.items()}
+    parts = {name: build(name, tmp_path / "tables", published=PUBLISHED) for name in papers}
+    table = comparison_table(parts, papers, by_method, moved)
+    rows = [row for row in table.rows if "alphaedit-analysis" in row.section]
+    assert len(rows) == 3 * len(reference)
+    assert {row.section.split(", ", 2)[2] for row in rows} == {"LLaMA3-8B on CounterFact (accuracy)"}
+    found = {row.label: row.cells for row in rows if isfinite(row.cells["ours"].value)}
+    assert set(found) == {f"AlphaEdit, {metric} after {last} edits" for metric in METRICS}
+    cells = found[f"AlphaEdit, efficacy after {last} edits"]
+    mine = by_method.query("dataset == 'counterfact' and method == 'alphaedit' and edits == @last")
+    (ours,) = mine.query("metric_family == 'accuracy' and metric == 'efficacy'")["mean"]
+    assert cells["ours"].value == pytest.approx(100 * ours)
+    assert cells["paper"].value == 95.5
+    assert cells["difference"].value == pytest.approx(100 * ours - 95.5)
 
 
 def test_where_the_paper_has_no_interval_the_difference_has_ours(tmp_path: Path) -> None:
