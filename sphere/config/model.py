@@ -43,6 +43,23 @@ class PathSource(Settings):
     """The folder; it must hold config.json, a tokenizer and safetensors."""
 
 
+class GgufSource(Settings):
+    """A model in one GGUF file, as llama.cpp's quantised models are; its weights are written out in float32."""
+
+    kind: Literal["gguf"]
+    """Taken from a GGUF file."""
+    item: Name | None = None
+    """The row of config/sources.tsv that it is, or"""
+    path: Path | None = None
+    """the file, if it is one of yours."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> GgufSource:
+        if (self.item is None) == (self.path is None):
+            raise ValueError("source: give either item, a row of sources.tsv, or path, a file of yours")
+        return self
+
+
 class StatisticsSettings(Settings):
     """Key second moments C = E[k k^T] over a corpus."""
 
@@ -114,7 +131,7 @@ class ModelConfig(EditSettings):
 
     name: Name
     """Its folder under results/, and the name in tables."""
-    source: Annotated[WorldSource | HubSource | PathSource, Field(discriminator="kind")]
+    source: Annotated[WorldSource | HubSource | PathSource | GgufSource, Field(discriminator="kind")]
     """Where the model comes from."""
     contexts: ContextSettings = ContextSettings()
     """Its context templates."""
@@ -127,7 +144,8 @@ class ModelConfig(EditSettings):
     resources: ComputeSettings = ComputeSettings()
     """What its jobs ask of a machine."""
     shape: ShapeSettings | None = None
-    """Its dimensions, for the plan; held against config.json once the model is there. A model of the hub needs it."""
+    """Its dimensions, for the plan; held against config.json once the model is there. A model of the hub or of a GGUF file
+    needs it."""
 
     @model_validator(mode="after")
     def _ascending(self) -> ModelConfig:

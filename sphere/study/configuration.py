@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sphere.config.base import Settings, read_settings
-from sphere.config.model import HubSource, ModelConfig, PathSource, WorldSource
+from sphere.config.model import GgufSource, HubSource, ModelConfig, PathSource, WorldSource
 from sphere.config.sources import Source, load_sources
 from sphere.config.study import StudyConfig
 from sphere.config.tasks import TaskFile
@@ -156,6 +156,8 @@ def _check_model(path: Path, model: ModelConfig, study: StudyConfig) -> None:
         raise InputError(
             f"study {study.name!r}: model {model.name!r} needs a corpus for its statistics: add the key corpus"
         )
+    if isinstance(model.source, GgufSource) and model.source.path is not None and not isfile(model.source.path):
+        raise InputError(f"{path}: source.path: {model.source.path} is not there")
     if isinstance(model.source, PathSource) and not isfile(model.source.path / "config.json"):
         raise InputError(f"{path}: source.path: {model.source.path} is not a model folder (no config.json)")
     if model.dtype is not None and not re.fullmatch(r"float(16|32|64)|bfloat16", model.dtype):
@@ -208,7 +210,11 @@ def _naming(where: str) -> Iterator[None]:
 
 def _check_sources(path: Path, whole: Study) -> None:
     """Everything the study takes from outside is a row of sources.tsv of the right kind, or there."""
-    rows = {kind: [row.name for row in whole.sources.values() if row.kind == kind] for kind in ("file", "dataset")}
+    sources = whole.sources.values()
+    rows = {
+        "file": [row.name for row in sources if row.is_file],
+        "dataset": [row.name for row in sources if row.kind == "dataset"],
+    }
     for name, dataset in whole.study.datasets.items():
         if dataset.source == "world" and dataset.references is not None:
             raise InputError(f"{path}: datasets.{name}.references: a world has its own: leave the key out")
@@ -224,6 +230,8 @@ def _check_sources(path: Path, whole: Study) -> None:
             ids = [row.url for row in whole.sources.values() if row.kind == "model"]
             where = f"models/{name}.yaml: source.id: {model.source.id!r} is no model of sources.tsv"
             raise InputError(f"{where}{nearest(model.source.id, ids)} (or add a row for it)")
+        if isinstance(model.source, GgufSource) and model.source.item is not None:
+            _known(f"models/{name}.yaml: source.item", model.source.item, rows["file"])
     found = whole.task_data()
     for task in whole.study.tasks.names if whole.study.tasks else ():
         if task in whole.task_files and task not in found:

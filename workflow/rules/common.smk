@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from sphere.files import occupy
-from sphere.config.model import WorldSource
+from sphere.config.model import GgufSource, WorldSource
 from sphere.config.run import RunSettings, load_run
 from sphere.study.configuration import load_study
 from sphere.errors import InputError
@@ -29,7 +29,7 @@ except InputError as error:
 config.update(RUN.plain())  # with the defaults of what it leaves out
 STUDY = WHOLE.study
 MODELS = WHOLE.models
-FILES = {row.file_name: row for row in WHOLE.sources.values() if row.kind == "file"}
+FILES = {row.file_name: row for row in WHOLE.sources.values() if row.is_file}
 PRE_EDITED = "pre-edited"
 STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
 

@@ -1,5 +1,6 @@
 # The base model: trained on the world, or fetched from the hub or a folder.
 WORLD_MODELS = [name for name, model in MODELS.items() if isinstance(model.source, WorldSource)]
+GGUF_MODELS = [name for name, model in MODELS.items() if isinstance(model.source, GgufSource)]
 
 
 localrules:
@@ -54,8 +55,34 @@ rule fetch_model:
     conda:
         "../../envs/model.yaml"
     wildcard_constraints:
-        model=alternatives(MODELS.keys() - WORLD_MODELS),
+        model=alternatives(MODELS.keys() - {*WORLD_MODELS, *GGUF_MODELS}),
     message:
         "Fetching {wildcards.model}"
     script:
         "../scripts/fetch_snapshot.py"
+
+
+rule convert_gguf:
+    input:
+        file=of_model(lambda model: downloaded(model.source.item) if model.source.item else str(model.source.path)),
+    output:
+        model=directory("<study>/{model}/model"),
+    params:
+        shape=of_model(lambda model: model.shape.plain() if model.shape else None),
+        sources=of_model(lambda model: ["file"] if model.source.path else []),
+    log:
+        "<logs>/{model}/convert_gguf.log",
+    benchmark:
+        "<benchmarks>/{model}/convert_gguf.tsv"
+    threads: 1
+    resources:
+        mem_mb=planned("mem_mb", "convert_gguf"),
+        runtime=planned("runtime", "convert_gguf"),
+    conda:
+        "../../envs/model.yaml"
+    wildcard_constraints:
+        model=alternatives(GGUF_MODELS),
+    message:
+        "Writing {wildcards.model} out in float32"
+    script:
+        "../scripts/convert_gguf.py"

@@ -13,7 +13,7 @@ from math import ceil
 from typing import Any
 
 from sphere.config.machine import MachineSettings
-from sphere.config.model import HubSource, ModelConfig, WorldSource
+from sphere.config.model import GgufSource, HubSource, ModelConfig, WorldSource
 from sphere.editing.methods import Method
 from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET
@@ -284,6 +284,9 @@ class Costs:
             row = s.shape.depth * s.saved + 3 * 4 * s.shape.vocabulary  # of a token: the layers', the logits'
             held = 16 * s.parameters + training.batch_size * training.length * row + CORPUS * tokens
             yield self._job("train_model", least=held, seconds=seconds, written=self.folder)
+        elif isinstance(model.source, GgufSource):
+            whole = 4 * s.parameters
+            yield self._job("convert_gguf", least=2 * whole, seconds=whole / (self.machine.read * 1e9), written=whole)
         else:
             written = self.folder if isinstance(model.source, HubSource) else 0
             yield Job("fetch_model", model.name, host=PYTHON[False], written=written)
