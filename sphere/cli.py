@@ -34,7 +34,7 @@ app = typer.Typer(
     help="Edit facts in language models, and measure what it does. --debug, anywhere, shows tracebacks.",
 )
 
-ModelDir = Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal language model.")]
+ModelDir = Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal language model, or a GGUF file.")]
 Requests = Annotated[Path, typer.Argument(help="Records in CounterFact's or zsRE's own schema (JSON).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]

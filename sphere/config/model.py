@@ -144,7 +144,7 @@ class ModelConfig(EditSettings):
     resources: ComputeSettings = ComputeSettings()
     """What its jobs ask of a machine."""
     shape: ShapeSettings | None = None
-    """Its dimensions, for the plan; held against config.json once the model is there. A model of the hub or of a GGUF file
+    """Its dimensions, for the plan; held against config.json once the model is there. A model of the hub or a GGUF file
     needs it."""
 
     @model_validator(mode="after")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
+from contextlib import nullcontext, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,9 +47,9 @@ def load(
     """Load a causal language model and its tokenizer for editing, in evaluation mode.
 
     ``path`` is a folder in Hugging Face's layout (safetensors only) or a GGUF file, whose weights are dequantised.
-    ``dtype`` is a torch dtype's name or None for the checkpoint's own (GGUF: float32). ``trust_remote_code`` runs Python
-    that the folder brings with it, and warns of it. Raises InputError if the folder, a file in it, the dtype or the
-    device cannot be used, or if weights are missing.
+    ``dtype`` is a torch dtype's name or None for the checkpoint's own (GGUF: float32). ``trust_remote_code`` runs
+    Python that the folder brings with it, and warns of it. Raises InputError if the folder, a file in it, the dtype or
+    the device cannot be used, or if weights are missing.
     """
     path = Path(path)
     gguf = is_gguf(path)
@@ -62,15 +64,16 @@ def load(
     where = path.parent if gguf else path
     how: dict[str, Any] = {"gguf_file": path.name} if gguf else {"trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, **how)
-        found: Any = AutoModelForCausalLM.from_pretrained(
-            where,
-            dtype=wanted,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **how,
-            **({} if gguf else {"use_safetensors": True}),
-        )
+        with redirect_stderr(io.StringIO()) if gguf else nullcontext():  # a progress bar that nothing else turns off
+            tokenizer = AutoTokenizer.from_pretrained(where, **how)
+            found: Any = AutoModelForCausalLM.from_pretrained(
+                where,
+                dtype=wanted,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **how,
+                **({} if gguf else {"use_safetensors": True}),
+            )
         model, report = found
     except Exception as error:  # the readers of configuration, tokenizer and weights each raise their own
         if isinstance(error, MemoryError | torch.OutOfMemoryError):

@@ -18,32 +18,16 @@ from sphere.editing.methods import resolve
 from sphere.editing.spectra import Spectra
 from sphere.editing.state import EditState
 from sphere.editing.stats import Statistics
-from sphere.errors import InputError, NumericalError
+from sphere.errors import NumericalError
 from sphere.evaluation import general_ability, metrics
 from sphere.evaluation.general_ability import TaskData, evaluate_tasks
 from sphere.evaluation.generation import GenerationSettings, fit_tfidf, read_tfidf
 from sphere.evaluation.metrics import evaluate_requests
 from sphere.evaluation.neurons import gather_neurons
-from sphere.files import write_csv, write_folder_atomically
+from sphere.files import write_csv
 from sphere.models.adapters import adapter
-from sphere.models.loading import LoadedModel, is_gguf, load
+from sphere.models.loading import LoadedModel, load
 from sphere.progress import track
-
-
-def convert_gguf(file: Path, out: Path) -> None:
-    """Write the GGUF ``file`` out as a folder in Hugging Face's layout, in float32.
-
-    Raises InputError, in one line, on a file that is none, or whose architecture or quantisation cannot be read.
-    """
-    if not is_gguf(file):
-        raise InputError(f"{file} is no GGUF file: check it, or where it came from")
-    loaded = load(file, device="cpu")
-    adapter(loaded.model)  # InputError on an architecture that cannot be edited
-    with write_folder_atomically(out) as folder:
-        loaded.model.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
-    size = sum(parameter.numel() for parameter in loaded.model.parameters())
-    print(f"{out}: {size:,} parameters of {file.name} in float32")
 
 
 def edit_segment(

@@ -361,7 +361,8 @@ def test_the_list_of_sources_is_valid_and_pinned() -> None:
     assert {"counterfact", "multi_counterfact", "zsre_mend_eval", "zsre_mend_train"} <= sources.keys()
     assert sources["counterfact"].bytes == 45_108_470
     assert all(each.licence and each.revision for each in sources.values())
-    unpinned = {each.name for each in sources.values() if each.kind != "file" and len(each.revision) != 40}
+    unpinned = {each.name for each in sources.values() if not each.is_file and len(each.revision) != 40}
+    assert all(each.sha256 for each in sources.values() if each.kind == "wheel")
     assert unpinned == {"nq_passages"}
     assert all(each.sha256 or "checksum" in str(each.note) for each in sources.values() if each.kind == "file")
 

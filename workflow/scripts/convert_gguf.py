@@ -6,8 +6,8 @@ from sphere.config.model import ShapeSettings
 from sphere.study.job import job
 
 with job(snakemake, sources=snakemake.params.sources):
+    from sphere.study.gguf import convert_gguf
     from sphere.study.plan.shapes import check_shape
-    from sphere.study.stages import convert_gguf
 
     out = Path(snakemake.output.model)
     convert_gguf(Path(snakemake.input.file), out)
