@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 import torch
 from sphere.editing.stats import Statistics
+from sphere.study import provenance
 path = Path(sys.argv[1])
 for _ in range(15):
     Statistics({0: torch.eye(64, dtype=torch.float64)}, {}, tokens=7).save(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ class Site:
                 env={**self.cluster.environment, "PATH": path},
                 stdout=file,
                 stderr=file,
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
             )
 
     def ended(self, process: subprocess.Popen[bytes]) -> Run:

