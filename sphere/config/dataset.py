@@ -13,8 +13,8 @@ from sphere.config.base import Settings
 class DatasetConfig(Settings):
     """Where a dataset's edit records come from; their schema is told from the records."""
 
-    source: Literal["world", "download", "path"]
-    """The study's own world, a row of config/sources.tsv, or a file of yours."""
+    source: Literal["world", "facts", "download", "path"]
+    """The study's own world, facts that its model knows, a row of config/sources.tsv, or a file of yours."""
     path: Path | None = None
     """The file (source: path)."""
     item: str | None = None
@@ -27,10 +27,12 @@ class DatasetConfig(Settings):
 
     @model_validator(mode="after")
     def _complete(self) -> DatasetConfig:
-        needed = {"world": None, "download": "item", "path": "path"}[self.source]
+        needed = {"download": "item", "path": "path"}.get(self.source)
         for key in ("item", "path"):
             if (getattr(self, key) is not None) != (key == needed):
                 raise ValueError(f"source: {self.source} " + (f"needs {key}" if key == needed else f"takes no {key}"))
+        if self.source == "facts" and self.references is not None:
+            raise ValueError("references are of a download or a file: facts have none")
         if self.word_weights is not None and (self.source == "world" or self.references is None):
             raise ValueError("word_weights need references of a download or a file")
         return self

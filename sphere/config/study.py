@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from sphere.config.base import Count, Positive, Settings
 from sphere.config.dataset import CorpusSettings, DatasetConfig
 from sphere.config.evaluation import GenerationSettings, TaskSettings
+from sphere.config.facts import FactsSettings
 from sphere.config.names import (
     DATASET_FOLDERS,
     FILE_ENDINGS,
@@ -57,6 +58,8 @@ class StudyConfig(Settings):
     """The map of efficacy over eta and alpha; null draws none."""
     world: WorldSettings | None = None
     """The fictional world, for a study that makes its own models or datasets."""
+    facts: FactsSettings | None = None
+    """Facts that a model knows, for datasets of ``source: facts`` and for tuning; null takes none."""
     corpus: CorpusSettings | None = None
     """Text for key statistics; null takes it from the world's corpus."""
     threads: Positive = 2
@@ -87,15 +90,23 @@ class StudyConfig(Settings):
         for dataset, settings in self.datasets.items():
             if settings.source == "world" and self.world is None:
                 raise ValueError(f"datasets.{dataset}: source: world needs the study to have a world")
-            if settings.source == "world" and dataset not in ("counterfact", "zsre"):
-                raise ValueError(f"datasets: a world has no {dataset!r}{nearest(dataset, ('counterfact', 'zsre'))}")
+            if settings.source == "facts" and self.facts is None:
+                raise ValueError(f"datasets.{dataset}: source: facts needs the study to have facts (facts: {{}})")
+            if settings.source in ("world", "facts") and dataset not in ("counterfact", "zsre"):
+                what = "a world has" if settings.source == "world" else "facts have"
+                raise ValueError(f"datasets: {what} no {dataset!r}{nearest(dataset, ('counterfact', 'zsre'))}")
         for task in self.tasks.names if self.tasks else ():
             if task in WORLD_TASKS and self.world is None:
                 raise ValueError(f"tasks.names: {task!r} needs the study to have a world")
-        if self.tuning is not None and self.world is None:
-            raise ValueError("tuning needs a world, whose held-out records it edits")
-        if self.sensitivity is not None and self.world is None:
-            raise ValueError("sensitivity needs a world, whose held-out records it edits")
+        for key in ("tuning", "sensitivity"):
+            asked = getattr(self, key)
+            if asked is not None and self.world is None and self.facts is None:
+                raise ValueError(f"{key} needs a world or facts, whose held-out records it edits")
+            if asked is not None and self.world is None and self.facts and asked.edits > self.facts.held_out:
+                raise ValueError(f"{key}.edits: {asked.edits} edits, but facts.held_out is {self.facts.held_out}")
+        if self.facts is not None and self.facts.model is not None and self.facts.model not in self.models:
+            known = nearest(self.facts.model, self.models)
+            raise ValueError(f"facts.model: {self.facts.model!r} is no model of this study{known}")
         if self.world is not None:
             self._within(self.world)
         return self
@@ -111,6 +122,11 @@ class StudyConfig(Settings):
             there = getattr(world, people) * world.edits_per_person
             if wanted > there:
                 raise ValueError(f"{what}: {wanted} edits, but world.{people} x edits_per_person is {there}")
+
+    @property
+    def asked(self) -> str:
+        """The model that is asked which facts it knows."""
+        return self.models[0] if self.facts is None or self.facts.model is None else self.facts.model
 
     @property
     def edits(self) -> int:

@@ -58,6 +58,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "model_type": "gptj", "n_embd": 4096, "n_layer": 28, "n_head": 16, "vocab_size": 50400, "rotary_dim": 64,
         "tie_word_embeddings": False,
     },
+    "smollm2-135m-instruct": {
+        "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
 }  # fmt: skip
 
 

@@ -107,13 +107,14 @@ def downloaded(name):
     return f"<results>/downloads/{WHOLE.sources[name].file_name}"
 
 
-def of_dataset(*keys, world=()):
-    """A function of the wildcards: the files that the job's dataset has under ``keys``, or the ``world``'s."""
+def of_dataset(*keys, world=(), facts=()):
+    """A function of the wildcards: the files that the job's dataset has under ``keys``, the ``world``'s or the ``facts``'."""
 
     def find(wildcards):
         dataset = STUDY.datasets[wildcards.dataset]
-        if dataset.source == "world":
-            return [path.format(**wildcards) for path in world]
+        made = {"world": world, "facts": facts}
+        if dataset.source in made:
+            return [path.format(**wildcards) for path in made[dataset.source]]
         found = [dataset.files[key] for key in keys if key in dataset.files]
         return found if dataset.source == "path" else [downloaded(name) for name in found]
 
@@ -144,6 +145,11 @@ def previous_state(wildcards):
 def kept(path):
     """``path``, to be removed once every job that needs it is done, if the study keeps no states."""
     return path if STUDY.keep_states else temp(path)
+
+
+def held_out():
+    """The records that tuning edits: the world's, or else of the facts that the model knows."""
+    return f"<study>/{'world' if STUDY.world else 'facts'}/tuning_counterfact.json"
 
 
 def tuned(wildcards):

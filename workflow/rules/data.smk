@@ -100,9 +100,64 @@ rule extract_corpus:
         "../scripts/extract_corpus.py"
 
 
+rule known_facts:
+    input:
+        model=f"<study>/{STUDY.asked}/model",
+    output:
+        known=ensure("<study>/facts/known.csv", non_empty=True),
+    params:
+        facts=STUDY.facts.plain() if STUDY.facts else None,
+        load=MODELS[STUDY.asked].load_settings(),
+    log:
+        "<logs>/known_facts.log",
+    benchmark:
+        "<benchmarks>/known_facts.tsv"
+    threads: 1
+    resources:
+        mem_mb=planned("mem_mb", "known_facts", model=STUDY.asked),
+        runtime=planned("runtime", "known_facts", model=STUDY.asked),
+        gpu=MODELS[STUDY.asked].resources.gpu,
+    conda:
+        "../../envs/evaluate.yaml"
+    message:
+        "Asking the model which facts it knows"
+    script:
+        "../scripts/known_facts.py"
+
+
+rule facts:
+    input:
+        known="<study>/facts/known.csv",
+    output:
+        counterfact="<study>/facts/counterfact.json",
+        zsre="<study>/facts/zsre.json",
+        tuning_counterfact="<study>/facts/tuning_counterfact.json",
+        tuning_zsre="<study>/facts/tuning_zsre.json",
+        relations="<study>/facts/relations.csv",
+    params:
+        facts=STUDY.facts.plain() if STUDY.facts else None,
+        edits=STUDY.edits,
+    log:
+        "<logs>/facts.log",
+    benchmark:
+        "<benchmarks>/facts.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(10),
+    conda:
+        "../../envs/data.yaml"
+    message:
+        "Making records of the facts that the model knows"
+    script:
+        "../scripts/facts.py"
+
+
 rule stream:
     input:
-        dataset=of_dataset("item", "path", world=["<study>/world/{dataset}.json"]),
+        dataset=of_dataset(
+            "item", "path", world=["<study>/world/{dataset}.json"], facts=["<study>/facts/{dataset}.json"]
+        ),
     output:
         requests="<study>/streams/{dataset}/seed{seed}.json",
         skipped="<study>/streams/{dataset}/seed{seed}_skipped.csv",

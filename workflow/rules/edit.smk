@@ -5,7 +5,7 @@ rule tune:
         contexts="<study>/{model}/contexts.json",
         statistics="<study>/{model}/statistics.safetensors",
         spectra=spectra,
-        requests="<study>/world/tuning_counterfact.json",
+        requests=held_out(),
     output:
         chosen="<study>/{model}/tuning/{method}.json",
         trials="<study>/{model}/tuning/{method}.csv",
@@ -39,7 +39,7 @@ rule sensitivity:
         contexts="<study>/{model}/contexts.json",
         statistics="<study>/{model}/statistics.safetensors",
         spectra=spectra,
-        requests="<study>/world/tuning_counterfact.json",
+        requests=held_out(),
         tuned=tuned,
     output:
         trials="<study>/{model}/sensitivity/{method}.csv",

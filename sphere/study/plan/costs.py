@@ -88,6 +88,8 @@ class Job:
     """What one job leaves on disk."""
     temporary: bool = False
     """Whether that is removed once it was continued from and evaluated."""
+FACTS = 6000
+"""Texts that are asked to find which facts a model knows."""
 EPOCHS = 25
 """Passes over a batch of a gradient solver that does not say how many it makes."""
 
@@ -290,6 +292,14 @@ class Costs:
         else:
             written = self.folder if isinstance(model.source, HubSource) else 0
             yield Job("fetch_model", model.name, host=PYTHON[False], written=written)
+        if self.study.facts is not None and self.study.asked == model.name:
+            asked = FACTS * (COUNTERFACT.prompt + COUNTERFACT.target)
+            yield self._job(
+                "known_facts",
+                least=self.folder + s.shape.vocabulary * 512 * 4,
+                files=self.folder,
+                seconds=self.flops(model=2 * asked * s.parameters),
+            )
         new = model.contexts.count * model.contexts.length
         yield self._job("contexts", least=self.folder, files=self.folder, seconds=self.generating(new, 1, 1))
         sums = self.folder + 8 * many * s.moment + 4 * many * s.moment

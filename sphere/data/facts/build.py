@@ -1,0 +1,44 @@
+"""The files of a study's facts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from sphere.config.facts import FactsSettings
+from sphere.data.facts.records import divide, records, require
+from sphere.data.facts.tables import FOLDER, Fact, counted, load_relations
+from sphere.files import write_csv, write_json
+
+COLUMNS = ("relation", "facts", "rewrite", "known", "edited", "held_out", "kept")
+
+
+def build(known: Path, settings: FactsSettings, out: Path, *, edits: int) -> None:
+    """Write edit records of the facts that ``known`` (known.csv) says are known, and relations.csv, under ``out``.
+
+    Raises InputError, with how many facts of which relations there are, if fewer than ``edits`` can be edited.
+    """
+    asked = pd.read_csv(known, keep_default_na=False)  # a subject may be called NA
+    known_facts = asked[asked["known"] == "True"] if asked["known"].dtype == object else asked[asked["known"]]
+    facts = [Fact(*row) for row in known_facts[["relation", "subject", "object"]].itertuples(index=False)]
+    relations = load_relations(settings.relations, folder=settings.tables or FOLDER)
+    rng = np.random.default_rng([settings.seed, 1])
+    division = divide(facts, neighbours=settings.neighbours, held_out=settings.held_out, rng=rng)
+    require(division, edits, facts, settings.neighbours)
+    for prefix, chosen, number in (("", division.edited, 0), ("tuning_", division.held_out, len(division.edited))):
+        rng = np.random.default_rng([settings.seed, 2, number])
+        counterfact, zsre = records(chosen, division.kept, relations, rng=rng, first_id=number)
+        write_json(counterfact, out / f"{prefix}counterfact.json")
+        write_json(zsre, out / f"{prefix}zsre.json")
+    kept = [fact for own in division.kept.values() for fact in own]
+    counts = {"known": facts, "edited": division.edited, "held_out": division.held_out, "kept": kept}
+    given = asked[asked["rewrite"].astype(str) == "True"]
+    table = pd.DataFrame({"relation": list(relations)})
+    table["facts"] = [len(relation.facts) for relation in relations.values()]
+    table["rewrite"] = table["relation"].map(given.groupby("relation").size()).fillna(0).astype(int)
+    for name, own in counts.items():
+        table[name] = table["relation"].map(counted(own)).fillna(0).astype(int)
+    write_csv(table[list(COLUMNS)], out / "relations.csv")
+    print(f"{out}: " + ", ".join(f"{len(own)} facts {name}" for name, own in counts.items()), flush=True)

@@ -1,0 +1,144 @@
+"""Edit records made of facts, in CounterFact's and zsRE's own schemas.
+
+The facts of an object are divided: some are never edited and are its other facts' neighbours, whose answer must stay;
+the rest may be edited, each to another object of its relation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sphere.data.facts.tables import Fact, Relation, counted, said
+from sphere.errors import InputError
+
+MOST_NEIGHBOURS = 10
+"""Neighbourhood prompts of a record, as in CounterFact."""
+GENERATIONS = 10
+"""Generation prompts of a record, as in CounterFact."""
+
+
+@dataclass(frozen=True)
+class Division:
+    """Facts by what a study does with them."""
+
+    edited: tuple[Fact, ...]
+    """Those that streams edit, in the order in which records are made."""
+    held_out: tuple[Fact, ...]
+    """Those that only tuning edits."""
+    kept: Mapping[tuple[str, str], tuple[Fact, ...]]
+    """(relation, object) -> those that nobody edits."""
+
+
+def divide(facts: Sequence[Fact], *, neighbours: int, held_out: int, rng: np.random.Generator) -> Division:
+    """Keep ``neighbours`` facts of every object, hold ``held_out`` back for tuning, and let the rest be edited.
+
+    An object with no more facts than that has none to edit. Raises InputError, with how many facts there are of which
+    relations, if fewer than ``held_out`` can be edited.
+    """
+    by_object: dict[tuple[str, str], list[Fact]] = {}
+    for fact in sorted(facts):
+        by_object.setdefault((fact.relation, fact.object), []).append(fact)
+    kept: dict[tuple[str, str], tuple[Fact, ...]] = {}
+    free: list[Fact] = []
+    for key, own in by_object.items():
+        shuffled = [own[i] for i in rng.permutation(len(own))]
+        kept[key] = tuple(shuffled[:neighbours])
+        free += shuffled[neighbours:]
+    relations = {fact.relation for fact in free}
+    several = {name for name in relations if len({key for relation, key in by_object if relation == name}) > 1}
+    free = [fact for fact in free if fact.relation in several]  # a new object is another one of the relation
+    order = [free[i] for i in rng.permutation(len(free))]
+    if len(order) <= held_out:
+        raise InputError(
+            f"{len(facts)} facts are known ({_counts(facts)}), of which {len(order)} have {neighbours} neighbours and "
+            f"can be edited: lower facts.held_out ({held_out}) or facts.neighbours"
+        )
+    return Division(tuple(order[held_out:]), tuple(order[:held_out]), kept)
+
+
+def require(division: Division, wanted: int, facts: Sequence[Fact], neighbours: int) -> None:
+    """InputError, with how many there are of which relations, if fewer than ``wanted`` facts can be edited."""
+    if len(division.edited) < wanted:
+        raise InputError(
+            f"the study edits {wanted} facts; the model knows {len(facts)} ({_counts(facts)}), of which "
+            f"{len(division.edited)} have {neighbours} neighbours and are not held out: lower checkpoints, "
+            "facts.held_out or facts.neighbours, or take more relations"
+        )
+
+
+def _counts(facts: Sequence[Fact]) -> str:
+    counts = sorted(counted(facts).items(), key=lambda each: (-each[1], each[0]))
+    return ", ".join(f"{number} {name}" for name, number in counts) or "none"
+
+
+def records(
+    facts: Sequence[Fact], kept: Mapping[tuple[str, str], Sequence[Fact]], relations: Mapping[str, Relation],
+    *, rng: np.random.Generator, first_id: int = 0,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+    """One CounterFact record and one zsRE record for each of ``facts``, to the same new object.
+
+    The new object is another one of the same relation that some kept fact has; neighbours share the true object, and
+    zsRE's unrelated question is about a kept fact of another subject.
+    """
+    objects: dict[str, list[str]] = {}
+    for name, key in sorted(kept):
+        objects.setdefault(name, []).append(key)
+    asked = [fact for key in sorted(kept) for fact in kept[key]]
+    counterfact, zsre = [], []
+    for number, fact in enumerate(facts, first_id):
+        relation = relations[fact.relation]
+        others = [key for key in objects[fact.relation] if key != fact.object]
+        new = others[int(rng.integers(len(others)))]
+        counterfact.append(_counterfact(number, fact, new, kept, relation, rng))
+        zsre.append(_zsre(fact, new, asked[int(rng.integers(len(asked)))], relation, relations))
+    return counterfact, zsre
+
+
+def _counterfact(
+    number: int, fact: Fact, new: str, kept: Mapping[tuple[str, str], Sequence[Fact]], relation: Relation,
+    rng: np.random.Generator,
+) -> dict[str, Any]:  # fmt: skip
+    def prompts(key: str) -> list[str]:
+        own = kept[fact.relation, key]
+        return [relation.statement(own[i].subject) for i in rng.permutation(len(own))[:MOST_NEIGHBOURS]]
+
+    openers = [*relation.file.openers, *relation.file.statements]
+    return {
+        "case_id": number,
+        "pararel_idx": number,
+        "requested_rewrite": {
+            "prompt": _about(relation.file.statements[0], fact.subject),
+            "relation_id": fact.relation,
+            "target_new": {"str": new, "id": f"{fact.relation}-{new}"},
+            "target_true": {"str": fact.object, "id": f"{fact.relation}-{fact.object}"},
+            "subject": fact.subject,
+        },
+        "paraphrase_prompts": [relation.statement(fact.subject, i) for i in range(1, len(relation.file.statements))],
+        "neighborhood_prompts": prompts(fact.object),
+        "attribute_prompts": prompts(new),
+        "generation_prompts": [said(openers[i % len(openers)], fact.subject) for i in range(GENERATIONS)],
+    }
+
+
+def _about(template: str, subject: str) -> str:
+    """The template with ``{}``, as CounterFact keeps it; a subject at its beginning keeps its own first letter."""
+    return template if template.startswith("{}") else template[0].upper() + template[1:]
+
+
+def _zsre(fact: Fact, new: str, other: Fact, relation: Relation, relations: Mapping[str, Relation]) -> dict[str, Any]:
+    question, rephrased = (said(template, fact.subject) for template in relation.file.questions[:2])
+    return {
+        "subject": fact.subject,
+        "src": question,
+        "pred": fact.object,
+        "rephrase": rephrased,
+        "alt": new,
+        "answers": [new],
+        "loc": said(relations[other.relation].file.questions[0], other.subject),
+        "loc_ans": other.object,
+        "cond": f"{fact.object} >> {new} || {question}",
+    }

@@ -1,0 +1,22 @@
+"""The job that asks a model which facts it knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sphere.config.facts import FactsSettings
+from sphere.data.facts.tables import FOLDER, load_relations
+from sphere.evaluation.knowledge import ask
+from sphere.files import write_csv
+from sphere.models.loading import load
+
+
+def find_known(model: Path, settings: FactsSettings, *, load_settings: Mapping[str, Any], out: Path) -> None:
+    """Write one row a fact of the study's relations, with whether the model in the folder ``model`` knows it."""
+    relations = load_relations(settings.relations, folder=settings.tables or FOLDER)
+    loaded = load(model, **load_settings)
+    found = ask(loaded.model, loaded.tokenizer, relations, share=settings.share)
+    write_csv(found, out)
+    print(f"{out}: {int(found['known'].sum())} of {len(found)} facts are known", flush=True)

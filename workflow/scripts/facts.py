@@ -1,0 +1,12 @@
+"""Make edit records of the facts that a model knows."""
+
+from pathlib import Path
+
+from sphere.config.facts import FactsSettings
+from sphere.study.job import job
+
+with job(snakemake):
+    from sphere.data.facts.build import build
+
+    params, out = snakemake.params, Path(snakemake.output.counterfact).parent
+    build(Path(snakemake.input.known), FactsSettings(**params.facts), out, edits=params.edits)
