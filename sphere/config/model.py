@@ -13,6 +13,7 @@ from sphere.config.training import TrainingSettings
 from sphere.config.values import ContextSettings, ValueSettings
 
 Hyperparameters = dict[str, float | int | bool | str | None]
+
 MethodSettings = dict[str, float | int | bool | str | Hyperparameters | None]
 
 

@@ -10,6 +10,7 @@ from sphere.config.base import Count, Positive, Settings
 from sphere.config.dataset import CorpusSettings, DatasetConfig
 from sphere.config.evaluation import GenerationSettings, TaskSettings
 from sphere.config.facts import FactsSettings
+from sphere.config.model import Hyperparameters
 from sphere.config.names import (
     DATASET_FOLDERS,
     FILE_ENDINGS,
@@ -58,6 +59,8 @@ class StudyConfig(Settings):
     """The map of efficacy over eta and alpha; null draws none."""
     world: WorldSettings | None = None
     """The fictional world, for a study that makes its own models or datasets."""
+    values: Hyperparameters = {}
+    """Settings of target values that go over every model's ``values`` in this study: ``{weights: pretrained}``."""
     facts: FactsSettings | None = None
     """Facts that a model knows, for datasets of ``source: facts`` and for tuning; null takes none."""
     corpus: CorpusSettings | None = None

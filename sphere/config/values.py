@@ -25,6 +25,8 @@ class ValueSettings(Settings):
     """Weight of the divergence on "{subject} is a"."""
     stop_loss: Annotated[float, Field(ge=0)] = 0.05
     """A request whose loss is below this is finished."""
+    weights: Literal["current", "pretrained"] = "current"
+    """The model they are optimised on: as edited so far (the papers' protocol), or before any edit (another one)."""
     relative_to: Literal["hidden", "mlp"] = "hidden"
     """The clean state: the layer's output (MEMIT and its kin) or its MLP's (ROME)."""
 

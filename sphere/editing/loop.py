@@ -23,6 +23,7 @@ from sphere.editing.batches import batches_of
 from sphere.editing.calling import calling, checked, of_shape
 from sphere.editing.component import Component, Layer
 from sphere.editing.contexts import Contexts
+from sphere.editing.frozen import FrozenTargets, maker
 from sphere.editing.keys import Seen, keys_and_outputs
 from sphere.editing.measurement import Clock, energy_row
 from sphere.editing.methods import Method
@@ -76,6 +77,7 @@ class Editor:
         contexts: Contexts,
         statistics: Statistics | None = None,
         spectra: Spectra | None = None,
+        targets: FrozenTargets | None = None,
         seed: int = 0,
         state: EditState | None = None,
         energy_every: int = 1,
@@ -95,6 +97,8 @@ class Editor:
         else:
             self.pretrained = {i: self.adapter.weight(i).to(self.dtype).clone() for i in self.layers}
         self.base = weights_digest(self.pretrained)
+        self.targets = targets or FrozenTargets()
+        self.made_with = maker(self.values, contexts, self.layers[-1], self.pretrained[self.layers[-1]])
         self.state = self._start(state)
         self.adapter.widen(self.layers)
         self.prepared: dict[int, Any] = {}
@@ -272,17 +276,8 @@ class Editor:
 
         ``current`` has the weights in float64; ``updates`` gets what was added to them.
         """
-        last = self.layers[-1]
         with clock("targets"):
-            targets = target_values(
-                self.adapter,
-                self.tokenizer,
-                requests,
-                self.contexts,
-                layer=last,
-                settings=self.values,
-                token_budget=self.token_budget,
-            ).values  # (d, n)
+            targets = self._targets(requests)  # (d, n)
         made: Made = {}
         for number, i in enumerate(self.layers):
             with clock("keys"):
@@ -306,6 +301,32 @@ class Editor:
             if solver.one_at_a_time:  # otherwise the layer's turn is over
                 current[i] = moved
         return made
+
+    def _targets(self, requests: Sequence[EditRequest]) -> Tensor:
+        """Target values (d, n): of the model as it stands, or, under ``weights: pretrained``, of the unedited one."""
+        if self.values.weights == "current":
+            return self._optimised(requests)
+        known = self.targets.of(requests, self.made_with)
+        if missing := [request for request in requests if request.case_id not in known]:
+            shown = {i: self.adapter.weight(i).clone() for i in self.layers}
+            self._show(self.pretrained)
+            try:
+                found = self._optimised(missing)
+            finally:
+                self._show(shown)
+            known |= {request.case_id: found[:, n] for n, request in enumerate(missing)}
+        return torch.stack([known[request.case_id].to(self.adapter.device) for request in requests], dim=1)
+
+    def _optimised(self, requests: Sequence[EditRequest]) -> Tensor:
+        return target_values(
+            self.adapter,
+            self.tokenizer,
+            requests,
+            self.contexts,
+            layer=self.layers[-1],
+            settings=self.values,
+            token_budget=self.token_budget,
+        ).values
 
     def _trained(
         self,

@@ -25,7 +25,7 @@ from sphere.config.names import METHOD_NAME, split_name
 from sphere.config.values import ValueSettings
 from sphere.editing.component import Need
 from sphere.editing.postprocess.base import POSTPROCESSES, PostProcess
-from sphere.editing.solvers.base import SOLVERS, Solver
+from sphere.editing.solvers.base import SOLVERS, ClosedFormSolver, Solver
 from sphere.errors import InputError, nearest
 from sphere.plain_yaml import read_yaml
 from sphere.plugins import GROUPS, Group, added, names
@@ -94,6 +94,11 @@ class Method:
     def needs_statistics(self) -> bool:
         """Whether it takes key second moments."""
         return bool(self.needs & {"second_moment", "key_spectrum"})
+
+    @property
+    def reads_targets(self) -> bool:
+        """Whether its updates are made towards target values."""
+        return isinstance(self.solver, ClosedFormSolver)
 
     @property
     def spectra(self) -> tuple[str, ...]:

@@ -102,9 +102,10 @@ def load_study(study: str | Path, *, root: Path = Path("config"), places: Mappin
     config = read_settings(StudyConfig, path)
     files = {name: _named(root / "models", name, f"{path}: models") for name in config.models}
     models = {name: read_settings(ModelConfig, file) for name, file in files.items()}
-    for name, model in models.items():
+    for name, model in list(models.items()):
         if model.name != name:
             raise InputError(f"{files[name]}: name is {model.name!r}: make it {name!r}, as the file is called")
+        models[name] = model.model_copy(update={"values": model.values.changed(config.values, f"{path}: values")})
         _check_model(files[name], model, config)
     sources = load_sources(root / "sources.tsv", places=places)
     own, outside = _tasks(config, root), _outside_tasks(config, root)

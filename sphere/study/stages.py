@@ -13,6 +13,7 @@ from sphere.config.evaluation import TaskSettings
 from sphere.config.model import EditSettings
 from sphere.data.records import EditRequest, load_requests
 from sphere.editing.contexts import Contexts
+from sphere.editing.frozen import FrozenTargets
 from sphere.editing.loop import Editor, Record
 from sphere.editing.methods import resolve
 from sphere.editing.spectra import Spectra
@@ -40,6 +41,7 @@ def edit_segment(
     contexts: Path,
     statistics: Path,
     spectra: Sequence[Path],
+    targets: Sequence[Path] = (),
     previous: Path | None,
     upto: int,
     batch_size: int,
@@ -82,6 +84,7 @@ def edit_segment(
         contexts=Contexts.read(contexts),
         statistics=Statistics.load(statistics),
         spectra=Spectra.load(spectra),
+        targets=FrozenTargets.load(targets),
         seed=seed,
         state=state,
         energy_every=energy_every,

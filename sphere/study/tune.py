@@ -19,6 +19,7 @@ from sphere.config.model import EditSettings
 from sphere.config.tuning import SensitivitySettings, TuningSettings
 from sphere.data.records import load_requests
 from sphere.editing.contexts import Contexts
+from sphere.editing.frozen import FrozenTargets
 from sphere.editing.loop import Editor
 from sphere.editing.methods import resolve
 from sphere.editing.spectra import Spectra
@@ -130,6 +131,7 @@ def try_settings(
     contexts: Path,
     statistics: Path,
     spectra: Sequence[Path],
+    targets: Sequence[Path] = (),
     batch_size: int,
     seed: int,
 ) -> pd.DataFrame:
@@ -146,6 +148,7 @@ def try_settings(
     stream = every[:edits]
     moments = Statistics.load(statistics, device=parts.device)
     decomposed = Spectra.load(spectra, device=parts.device)
+    frozen = FrozenTargets.load(targets)
     prefixes = Contexts.read(contexts)
     pretrained = {i: parts.weight(i).clone() for i in range(parts.n_layers)}
     rows: list[dict[str, Any]] = []
@@ -161,6 +164,7 @@ def try_settings(
             contexts=prefixes,
             statistics=moments,
             spectra=decomposed,
+            targets=frozen,
             seed=seed,
             energy_every=edits + 1,
         )

@@ -163,6 +163,40 @@ def spectra(wildcards):
     return [f"<study>/{{model}}/{name}.safetensors" for name in method.spectra]
 
 
+HELD_OUT = "held-out"
+TARGETS_AT_ONCE = 50
+
+
+def requests_of(dataset):
+    """The records that target values are found for: of all streams of a dataset, or those that tuning edits."""
+    if dataset == HELD_OUT:
+        return [held_out()]
+    return [f"<study>/streams/{dataset}/seed{seed}.json" for seed in STUDY.seeds]
+
+
+def parts_of(dataset):
+    """How many parts their target values are found in: enough for all of them to be different ones."""
+    tried = (STUDY.tuning, STUDY.sensitivity)
+    most = STUDY.edits * len(STUDY.seeds) if dataset != HELD_OUT else max(each.edits for each in tried if each)
+    if dataset == HELD_OUT and STUDY.world is None:
+        most = STUDY.facts.held_out
+    return range(-(-most // TARGETS_AT_ONCE))
+
+
+def frozen_targets(dataset=None):
+    """A function of the wildcards: the target values that the job's method reads, where they are the unedited model's."""
+
+    def find(wildcards):
+        model = MODELS[wildcards.model]
+        method = resolve(wildcards.method, hyperparameters=model.hyperparameters(wildcards.method))
+        if model.values.weights != "pretrained" or method.values or not method.reads_targets:
+            return []
+        chosen = dataset or wildcards.dataset
+        return expand(f"<study>/{wildcards.model}/targets/{chosen}/part{{part}}.safetensors", part=parts_of(chosen))
+
+    return find
+
+
 def evaluated(name):
     """The files called ``name`` of the checkpoints that one evaluation job takes."""
     return expand(f"{STREAM}/{{part}}/{name}", part=EVALUATED, allow_missing=True)

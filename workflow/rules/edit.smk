@@ -1,10 +1,41 @@
 # Editing. The state after a checkpoint is made from the state of the checkpoint before it.
+rule targets:
+    input:
+        model="<study>/{model}/model",
+        contexts="<study>/{model}/contexts.json",
+        streams=lambda wildcards: requests_of(wildcards.requests),
+    output:
+        targets="<study>/{model}/targets/{requests}/part{part}.safetensors",
+    params:
+        editing=of_model(lambda model: model.edit_settings().plain()),
+        size=TARGETS_AT_ONCE,
+    log:
+        "<logs>/{model}/targets/{requests}/part{part}.log",
+    benchmark:
+        "<benchmarks>/{model}/targets/{requests}/part{part}.tsv"
+    threads: 1
+    resources:
+        mem_mb=planned("mem_mb", "targets"),
+        runtime=planned("runtime", "targets"),
+        gpu=gpus,
+    conda:
+        "../../envs/edit.yaml"
+    wildcard_constraints:
+        requests=alternatives([*STUDY.datasets, HELD_OUT]),
+        part="[0-9]+",
+    message:
+        "{wildcards.model}, {wildcards.requests}: target values of the unedited model, part {wildcards.part}"
+    script:
+        "../scripts/targets.py"
+
+
 rule tune:
     input:
         model="<study>/{model}/model",
         contexts="<study>/{model}/contexts.json",
         statistics="<study>/{model}/statistics.safetensors",
         spectra=spectra,
+        targets=frozen_targets(HELD_OUT),
         requests=held_out(),
     output:
         chosen="<study>/{model}/tuning/{method}.json",
@@ -39,6 +70,7 @@ rule sensitivity:
         contexts="<study>/{model}/contexts.json",
         statistics="<study>/{model}/statistics.safetensors",
         spectra=spectra,
+        targets=frozen_targets(HELD_OUT),
         requests=held_out(),
         tuned=tuned,
     output:
@@ -72,6 +104,7 @@ rule edit:
         contexts="<study>/{model}/contexts.json",
         statistics="<study>/{model}/statistics.safetensors",
         spectra=spectra,
+        targets=frozen_targets(),
         stream="<study>/streams/{dataset}/seed{seed}.json",
         tuned=tuned,
         previous=previous_state,

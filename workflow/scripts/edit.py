@@ -20,6 +20,7 @@ with job(snakemake, continues="previous"):
         contexts=Path(files.contexts),
         statistics=Path(files.statistics),
         spectra=paths(files.spectra),
+        targets=paths(files.targets),
         previous=Path(files.previous) if files.previous else None,
         upto=int(snakemake.wildcards.edits),
         batch_size=params.batch_size,

@@ -21,6 +21,7 @@ with job(snakemake):
         contexts=Path(files.contexts),
         statistics=Path(files.statistics),
         spectra=paths(files.spectra),
+        targets=paths(files.targets),
         batch_size=params.batch_size,
         out=Path(snakemake.output.trials),
     )

@@ -21,6 +21,7 @@ with job(snakemake):
         contexts=Path(files.contexts),
         statistics=Path(files.statistics),
         spectra=paths(files.spectra),
+        targets=paths(files.targets),
         batch_size=params.batch_size,
         out_chosen=Path(snakemake.output.chosen),
         out_trials=Path(snakemake.output.trials),

@@ -276,8 +276,9 @@ class Plan:
 
 
 RULES = (
-    *("extract_corpus", "fetch_model", "train_model", "contexts", "statistics", "null_space", "directions", "tune"),
-    *("sensitivity", "edit", "evaluate_pre_edited", "evaluate", "ability_pre_edited", "ability", "neurons"),
+    *("extract_corpus", "fetch_model", "convert_gguf", "train_model", "known_facts", "contexts", "statistics"),
+    *("null_space", "directions", "targets", "tune", "sensitivity", "edit", "evaluate_pre_edited", "evaluate"),
+    *("ability_pre_edited", "ability", "neurons"),
 )
 """Rules that are counted, in the order of a study."""
 COLUMNS = (

@@ -14,6 +14,7 @@ from typing import Any
 
 from sphere.config.machine import MachineSettings
 from sphere.config.model import GgufSource, HubSource, ModelConfig, WorldSource
+from sphere.config.values import ValueSettings
 from sphere.editing.methods import Method
 from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET
@@ -90,6 +91,8 @@ class Job:
     """Whether that is removed once it was continued from and evaluated."""
 FACTS = 6000
 """Texts that are asked to find which facts a model knows."""
+TARGETS = 50
+"""Requests whose target values one job finds, where they are those of the unedited model."""
 EPOCHS = 25
 """Passes over a batch of a gradient solver that does not say how many it makes."""
 
@@ -233,19 +236,18 @@ class Costs:
         layers = method.edited_layers(self.model.layers)
         many, last = len(layers), layers[-1]
         d_out, d_in = s.shape.width, s.shape.inner
-        row = self.contexts * (self.model.contexts.length + texts.prompt + texts.target)
-        above = (s.shape.depth - 1 - last) * s.layer
+        row = self._row(texts)
         if isinstance(solver, GradientSolver):
             tokens, steps = n * (texts.prompt + texts.target), getattr(solver, "epochs", EPOCHS)
-            trained = steps * tokens * (2 * s.parameters + 2 * (s.layer + above + s.head))
+            trained = steps * tokens * (2 * s.parameters + 2 * ((s.shape.depth - last) * s.layer + s.head))
             return max(self.flops(model=trained), steps * ceil(n / getattr(solver, "minibatch", n)) * 2 * PASS)
         micro = ceil(n * row / DEFAULT_TOKEN_BUDGET)
         groups = n if _one_at_a_time(method) else micro
-        scored = n * (self.contexts * texts.target + 1) * s.head
-        work: float = 2 * n * row * s.parameters + values.steps * 4 * (n * self.contexts * texts.tail * above + scored)
+        frozen = values.weights == "pretrained" and not method.values  # found once, by jobs of their own
+        work = 0.0 if frozen else self._target_work(n, texts, values, last)
         rounds = many + (1 if _accumulates(method) else 0)
         work += rounds * 2 * n * row * (last + 1) * s.layer
-        passes = groups * (2 + 2 * values.steps) + rounds * groups
+        passes = (0 if frozen else groups * (2 + 2 * values.steps)) + rounds * groups
         solved = 0.0
         if _one_at_a_time(method):
             solved = n * 2 * d_out * d_in
@@ -256,6 +258,18 @@ class Costs:
         solved += 4 * d_out**2 * d_in * _projected(method)
         solved += EIGEN * d_out**2 * d_in if _restrains(method) else 0  # the singular values of the whole change
         return max(self.flops(model=work, double=many * solved), passes * PASS)
+
+    def _row(self, texts: Texts) -> int:
+        """Tokens of one request in all its contexts."""
+        return self.contexts * (self.model.contexts.length + texts.prompt + texts.target)
+
+    def _target_work(self, n: int, texts: Texts, values: ValueSettings, last: int) -> float:
+        """Operations of finding the target values of ``n`` requests at layer ``last``."""
+        s = self.sizes
+        above = (s.shape.depth - 1 - last) * s.layer
+        scored = n * (self.contexts * texts.target + 1) * s.head
+        steps = values.steps * 4 * (n * self.contexts * texts.tail * above + scored)
+        return 2 * n * self._row(texts) * s.parameters + steps
 
     def energy_seconds(self, layers: int) -> float:
         """Seconds of measuring the energy before and after one batch."""
@@ -300,6 +314,8 @@ class Costs:
                 files=self.folder,
                 seconds=self.flops(model=2 * asked * s.parameters),
             )
+        if model.values.weights == "pretrained":
+            yield self._targets()
         new = model.contexts.count * model.contexts.length
         yield self._job("contexts", least=self.folder, files=self.folder, seconds=self.generating(new, 1, 1))
         sums = self.folder + 8 * many * s.moment + 4 * many * s.moment
@@ -330,6 +346,14 @@ class Costs:
             seconds=self.flops(double=many * (4 * short**2 * max(d_out, d_in) * 2 + EIGEN * short**3)),
             written=self.directions_file,
         )
+
+    def _targets(self) -> Job:
+        """The target values of one part of the requests, on the unedited model."""
+        n = self.study.edits * len(self.study.seeds) * len(self.study.datasets)
+        last = self.model.layers[-1]
+        least = self.folder + self._row(COUNTERFACT) * (self.sizes.shape.depth - 1 - last) * self.sizes.saved
+        each = self.flops(model=self._target_work(min(TARGETS, n), COUNTERFACT, self.model.values, last))
+        return self._job("targets", least=least, files=self.folder, seconds=each, count=ceil(n / TARGETS))
 
     def edited(self, method: Method, name: str, dataset: str, seeds: int) -> Iterator[Job]:
         """A stream's segments, evaluations and general-ability scores."""
