@@ -16,10 +16,12 @@ from conftest import ModelMaker, TokenizerMaker
 from counting import Lengths
 from measure import Goal, Row, Series, operations
 from report import BEGIN, END, markdown, plain_data, put_into
+from templates import shares
 from transformers import LlamaConfig
 from workload import llama3_8b
 
 from sphere.config.values import ValueSettings
+from sphere.data.facts.tables import load_relations
 from sphere.data.records import EditRequest
 from sphere.editing.contexts import Contexts
 from sphere.editing.values import target_values
@@ -27,6 +29,7 @@ from sphere.files import write_json
 from sphere.geometry.directions import principal_directions, sparse_projection
 from sphere.geometry.energy import measure_energy
 from sphere.models.adapters import adapter
+from sphere.models.loading import LoadedModel
 
 CPU = torch.device("cpu")
 ROWS = [
@@ -128,3 +131,13 @@ def test_a_page_without_a_place_is_refused_at_once(
 
 def test_figures_are_json(tmp_path: Path) -> None:
     write_json(plain_data({"cpu": "a"}, "python x", ROWS, GROWTH), tmp_path / "figures.json")
+
+
+def test_templates_are_compared(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    loaded = LoadedModel(tiny_model("llama", len(tokenizer)), tokenizer)
+    relation = load_relations(["element_group"])["element_group"]
+    found = shares(loaded, relation, 3)
+    assert {statement for _, _, statement in found} == {*relation.file.statements, *relation.file.others}
+    assert {statement for _, taken, statement in found if taken} == {*relation.file.statements}
+    assert [share for share, _, _ in found] == sorted((share for share, _, _ in found), reverse=True)

@@ -24,6 +24,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 import sphere
 from sphere import cli
 from sphere.config.values import ValueSettings
+from sphere.data.facts import build
 from sphere.data.records import EditRequest
 from sphere.editing.edit import edit
 from sphere.editing.methods import method_names, resolve
@@ -31,7 +32,7 @@ from sphere.editing.postprocess.base import POSTPROCESSES, PostContext
 from sphere.editing.replay import Row, record
 from sphere.editing.solvers.base import SOLVERS, LayerProblem
 from sphere.errors import InputError
-from sphere.evaluation import general_ability, metrics
+from sphere.evaluation import general_ability, knowledge, metrics
 from sphere.evaluation.neurons import COLUMNS as NEURON_COLUMNS
 from sphere.models import adapters
 from sphere.models.adapters import Family, adapter
@@ -174,6 +175,8 @@ SCHEMA: dict[str, tuple[str, ...]] = {
     "tuning/METHOD.csv": ("trial", *tune.METRICS, "score"),
     "sensitivity/METHOD.csv": ("trial", "eta", "alpha", *tune.METRICS, "score"),
     "streams/DATASET/seedS_skipped.csv": ("case_id", "reason"),
+    "facts/known.csv": knowledge.COLUMNS,
+    "facts/relations.csv": build.COLUMNS,
     **{f"tables/{name}.csv": columns for name, columns in summaries.COLUMNS.items()},
     "tables/neuron_cosine.csv": NEURON_COLUMNS,
     "plan.csv": plan.COLUMNS,

@@ -133,7 +133,12 @@ rule facts:
         zsre="<study>/facts/zsre.json",
         tuning_counterfact="<study>/facts/tuning_counterfact.json",
         tuning_zsre="<study>/facts/tuning_zsre.json",
-        relations="<study>/facts/relations.csv",
+        relations=report(
+            "<study>/facts/relations.csv",
+            caption="../report/data.rst",
+            category="Data",
+            labels={"file": "relations.csv"},
+        ),
     params:
         facts=STUDY.facts.plain() if STUDY.facts else None,
         edits=STUDY.edits,

@@ -27,6 +27,8 @@ class RelationFile(Settings):
     """Texts that end before the object, ``{}`` for the subject: the rewrite prompt, then its paraphrases."""
     questions: Annotated[tuple[Text, ...], Field(min_length=2)]
     """Questions that the object answers: zsRE's, then its rephrasing."""
+    others: tuple[Text, ...] = ()
+    """Statements that were tried and not taken; ``benchmarks/templates.py`` compares them with those that were."""
     openers: Annotated[tuple[Text, ...], Field(min_length=1)]
     """Beginnings of free texts about the subject."""
     aliases: dict[Text, tuple[Text, ...]] = {}
@@ -91,7 +93,7 @@ def load_relations(names: Iterable[str] | None = None, *, folder: Path = FOLDER)
 
 
 def _check(relation: Relation, path: Path, where: dict[str, Path]) -> None:
-    for key in ("statements", "questions", "openers"):
+    for key in ("statements", "others", "questions", "openers"):
         for template in getattr(relation.file, key):
             if template.count("{}") != 1 or template != template.strip():
                 raise InputError(f"{path}: {key}: {template!r}: write {{}} once, and no space at the ends")
