@@ -10,7 +10,8 @@ from comparisons import ALPHA, ETA, Size, random_weight
 from measure import Series, seconds
 from workload import Workload
 
-from sphere.editing.loop import Editor, Record
+from sphere.editing.loop import Editor
+from sphere.editing.measurement import Record
 from sphere.editing.methods import resolve
 from sphere.editing.stats import collect_statistics
 from sphere.editing.values import target_values

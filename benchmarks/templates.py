@@ -1,8 +1,8 @@
 """Which statements make a model say what it knows: python benchmarks/templates.py MODEL [FACTS]
 
-For each relation of sphere/data/facts, the share of FACTS of its facts (40, drawn by a seed) whose object the model puts
-first behind each statement, those that are taken and those that were only tried, as a Markdown table. The facts are of
-the same tables that studies draw from, so the shares say how to ask, not what an edit does.
+For each relation of sphere/data/facts, a Markdown table of the share of FACTS of its facts (40, drawn by a seed) whose
+object the model puts first behind each statement, those that are taken and those that were only tried. The facts are of
+the tables that studies draw from, so the shares say how to ask, not what an edit does.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from sphere.study.configuration import load_study
 
 if TYPE_CHECKING:
     from sphere.data.records import Loaded
-    from sphere.editing.loop import Record
+    from sphere.editing.measurement import Record
     from sphere.models.loading import LoadedModel
 
 app = typer.Typer(

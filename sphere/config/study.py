@@ -45,6 +45,8 @@ class StudyConfig(Settings):
     """Edits made when the state is kept and evaluated; the last is the stream's length."""
     evaluate: Literal["stream", "checkpoint"] = "checkpoint"
     """One evaluation job for a whole stream (small models: fewer starts) or one for each checkpoint."""
+    evaluate_records: Positive | None = None
+    """Edits that an evaluation takes, evenly spread over those made so far; null takes all."""
     keep_states: bool = True
     """Keep the edited weights of every checkpoint, or remove each once it was continued from and evaluated."""
     energy_every: Positive = 1

@@ -13,7 +13,8 @@ from sphere.config.values import ValueSettings
 from sphere.data.records import EditRequest
 from sphere.editing.batches import batches_of
 from sphere.editing.contexts import Contexts, sample_contexts
-from sphere.editing.loop import Editor, Record
+from sphere.editing.loop import Editor
+from sphere.editing.measurement import Record
 from sphere.editing.methods import resolve
 from sphere.editing.state import EditState
 from sphere.editing.stats import Statistics, collect_statistics

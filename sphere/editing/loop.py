@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import dropwhile, takewhile
 from typing import Any
 
@@ -25,7 +25,7 @@ from sphere.editing.component import Component, Layer
 from sphere.editing.contexts import Contexts
 from sphere.editing.frozen import FrozenTargets, maker
 from sphere.editing.keys import Seen, keys_and_outputs
-from sphere.editing.measurement import Clock, energy_row
+from sphere.editing.measurement import Clock, Record, energy_row
 from sphere.editing.methods import Method
 from sphere.editing.postprocess.base import PostContext, PostProcess
 from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver, LayerProblem, Solution
@@ -37,24 +37,11 @@ from sphere.errors import InputError, NumericalError, out_of_memory
 from sphere.geometry.energy import Energy, measure_energy
 from sphere.models.adapters import adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET
+from sphere.models.precision import dtype_name, widened
 from sphere.models.tokens import encode_many, pad_id
 
 Made = dict[int, tuple[LayerProblem, Solution]]
 """Layer -> what a closed-form solver was given and gave back, until the batch is applied."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """What one batch did; ``energy`` is reproducible to the bit, ``seconds`` is not."""
-
-    edits: int
-    batch: int
-    energy: list[dict[str, float]]
-    """One row a layer: the columns of energy.csv."""
-    seconds: dict[str, float]
-    """Wall seconds by phase: targets, keys, solve, post-process, projection, energy."""
-    retried: str = ""
-    """What was not finite at the first attempt, where the batch was made in higher precision."""
 
 
 class Editor:
@@ -190,13 +177,13 @@ class Editor:
         except NumericalError as error:
             if narrow == torch.float64:
                 raise
-            failure = f"batch {self.state.batch + 1} in {_name(narrow)}: {error}"
+            failure = f"batch {self.state.batch + 1} in {dtype_name(narrow)}: {error}"
         try:
             with self._widened() as wide:
                 self._show(self.state.carried or self.state.weights)
                 return replace(self._batch(requests), retried=failure)
         except NumericalError as error:
-            raise NumericalError(f"{failure}; in {_name(wide)}: {error}") from None
+            raise NumericalError(f"{failure}; in {dtype_name(wide)}: {error}") from None
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
@@ -204,21 +191,13 @@ class Editor:
 
     @contextmanager
     def _widened(self) -> Iterator[torch.dtype]:
-        """The model's parameters in float32 if they were narrower, else in float64, and back; yields the dtype.
-
-        Buffers stay as they are: rotary frequencies are kept wider than the parameters, and would come back rounded.
-        """
-        wide = torch.float32 if self.adapter.dtype.itemsize < 4 else torch.float64
+        """``widened``, seen through an adapter of its own; yields the dtype."""
         model = self.adapter.model
-        before = [(parameter, parameter.dtype) for parameter in model.parameters()]
         try:
-            for parameter, _ in before:
-                parameter.data = parameter.data.to(wide)
-            self.adapter = adapter(model)
-            yield wide
+            with widened(model) as wide:
+                self.adapter = adapter(model)
+                yield wide
         finally:
-            for parameter, dtype in before:
-                parameter.data = parameter.data.to(dtype)
             self.adapter = adapter(model)
 
     @torch.no_grad()
@@ -445,7 +424,3 @@ class Editor:
             )
             for i in self.layers
         ]
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

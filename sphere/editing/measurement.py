@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,6 +11,20 @@ from torch import Tensor
 from sphere.geometry.energy import Energy, perturbation, theorem_bound, unit_perturbation
 
 NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one batch did; ``energy`` is reproducible to the bit, ``seconds`` is not."""
+
+    edits: int
+    batch: int
+    energy: list[dict[str, float]]
+    """One row a layer: the columns of energy.csv."""
+    seconds: dict[str, float]
+    """Wall seconds by phase: targets, keys, solve, post-process, projection, energy."""
+    retried: str = ""
+    """What was not finite at the first attempt, where the batch was made in higher precision."""
 
 
 class Clock:

@@ -44,8 +44,13 @@ class GenerationSettings:
 
     def chosen(self, total: int) -> list[int]:
         """Indices of the records, out of ``total``, that get free generations."""
-        count = total if self.records is None else min(self.records, total)
-        return [i * total // count for i in range(count)]
+        return evenly(total, self.records)
+
+
+def evenly(total: int, count: int | None) -> list[int]:
+    """``count`` indices (None: all) evenly spread over ``total``."""
+    some = total if count is None else min(count, total)
+    return [i * total // some for i in range(some)]
 
 
 TOP_K = 5

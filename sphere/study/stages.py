@@ -14,7 +14,8 @@ from sphere.config.model import EditSettings
 from sphere.data.records import EditRequest, load_requests
 from sphere.editing.contexts import Contexts
 from sphere.editing.frozen import FrozenTargets
-from sphere.editing.loop import Editor, Record
+from sphere.editing.loop import Editor
+from sphere.editing.measurement import Record
 from sphere.editing.methods import resolve
 from sphere.editing.spectra import Spectra
 from sphere.editing.state import EditState
@@ -22,7 +23,7 @@ from sphere.editing.stats import Statistics
 from sphere.errors import NumericalError
 from sphere.evaluation import general_ability, metrics
 from sphere.evaluation.general_ability import TaskData, evaluate_tasks
-from sphere.evaluation.generation import GenerationSettings, fit_tfidf, read_tfidf
+from sphere.evaluation.generation import GenerationSettings, evenly, fit_tfidf, read_tfidf
 from sphere.evaluation.metrics import evaluate_requests
 from sphere.evaluation.neurons import gather_neurons
 from sphere.files import write_csv
@@ -126,8 +127,11 @@ def evaluate_states(
     references: Path | None,
     generation: GenerationSettings | None,
     word_weights: tuple[Path, Path] | None = None,
+    records: int | None = None,
 ) -> None:
     """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
+
+    With ``records``, on so many of them, evenly spread.
 
     A state of a stream that stopped before its checkpoint gets a CSV without rows. The word weights of consistency
     come from ``word_weights`` (vocabulary and frequencies), or else from the whole stream's reference texts, so that
@@ -142,9 +146,8 @@ def evaluate_states(
         upto = len(requests) if state is None else _put(loaded, state)
         frame = pd.DataFrame(columns=list(metrics.COLUMNS))
         if upto is not None:
-            frame = evaluate_requests(
-                loaded.model, loaded.tokenizer, requests[:upto], generation=generation, tfidf=tfidf
-            )
+            some = [requests[i] for i in evenly(upto, records)]
+            frame = evaluate_requests(loaded.model, loaded.tokenizer, some, generation=generation, tfidf=tfidf)
         write_csv(frame, out)
         print(f"{out}: {len(frame)} records", flush=True)
 

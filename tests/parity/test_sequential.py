@@ -28,7 +28,8 @@ from sphere.data.records import EditRequest
 from sphere.editing import loop
 from sphere.editing.contexts import Contexts
 from sphere.editing.edit import edit
-from sphere.editing.loop import Editor, Record
+from sphere.editing.loop import Editor
+from sphere.editing.measurement import Record
 from sphere.editing.methods import resolve
 from sphere.editing.solvers.base import LayerProblem, Solution
 from sphere.editing.solvers.memit import Memit

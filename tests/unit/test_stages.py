@@ -117,6 +117,22 @@ def test_energy_is_measured_at_every_checkpoint_however_rarely_else(stream: Stre
     assert found == [[0, 2], [3, 4], [6]]
 
 
+@pytest.mark.parametrize(("records", "cases"), [(None, [0, 1, 2, 3, 4, 5]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4, 5])])
+def test_an_evaluation_can_take_some_records_evenly_spread(
+    records: int | None, cases: list[int], stream: Stream, tmp_path: Path
+) -> None:
+    whole = pd.read_csv(stream("memit")[-1] / "editing.csv")
+    root = tmp_path / "tiny"
+    last = root / "zsre" / "memit" / "seed0" / f"edits{CHECKPOINTS[-1]}" / "state.safetensors"
+    evaluate_states(
+        root / "model", [last], root / "stream.json", [tmp_path / "some.csv"],
+        load_settings={"device": "cpu"}, references=None, generation=None, records=records,
+    )  # fmt: skip
+    some = pd.read_csv(tmp_path / "some.csv")
+    assert len(whole) == 6
+    pd.testing.assert_frame_equal(some, whole.iloc[cases].reset_index(drop=True))
+
+
 def test_a_batch_that_is_not_finite_is_made_in_higher_precision(
     stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

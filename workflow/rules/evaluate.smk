@@ -10,6 +10,7 @@ rule evaluate_pre_edited:
     params:
         load=of_model(lambda model: model.load_settings()),
         generation=STUDY.generation.plain() if STUDY.generation else None,
+        records=STUDY.evaluate_records,
         sources=own("references", "word_weights"),
     log:
         f"<logs>/{{model}}/{{dataset}}/evaluate_{PRE_EDITED}.log",

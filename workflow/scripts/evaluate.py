@@ -17,5 +17,6 @@ with job(snakemake, sources=snakemake.params.sources):
         load_settings=snakemake.params.load,
         references=next(iter(paths(files.references)), None),
         word_weights=tuple(paths(files.word_weights)) or None,
+        records=snakemake.params.records,
         generation=GenerationSettings(**generation) if generation else None,
     )

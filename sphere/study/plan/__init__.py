@@ -22,7 +22,8 @@ from sphere.config.machine import MachineSettings
 from sphere.config.model import ComputeSettings
 from sphere.editing.methods import resolve
 from sphere.study.configuration import Study
-from sphere.study.plan.costs import CHARACTERS, DOCUMENT, GIB, PYTHON, START, Costs, Job
+from sphere.study.plan.costs import DOCUMENT, GIB, PYTHON, START, Costs
+from sphere.study.plan.jobs import CHARACTERS, Job
 from sphere.study.plan.shapes import BYTES
 
 

@@ -8,7 +8,6 @@ with texts as long as CounterFact's and zsRE's are on average.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
@@ -19,6 +18,7 @@ from sphere.editing.methods import Method
 from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET
 from sphere.study.configuration import Study
+from sphere.study.plan.jobs import COUNTERFACT, Job, Texts, texts_of
 from sphere.study.plan.shapes import Sizes, shape_of
 
 GIB = 2**30
@@ -37,58 +37,10 @@ EIGEN = 40
 """Operations of a symmetric eigendecomposition over n^3: about 9, at a fifth or so of a matrix product's speed."""
 DOCUMENT = 1000
 """Tokens of a document of the corpus (an English Wikipedia article), where ``max_length`` does not cut it."""
-CHARACTERS = 4
-"""Bytes of text a token."""
 CORPUS = 32
 """Bytes that a token of the training corpus takes while the corpus is read and packed into rows."""
 ABILITY = {"rows": 16, "prompt": 500, "generated": 256}
 """Rows in a batch, and tokens of an item, of the general-ability tasks."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """Mean lengths of a dataset's texts in tokens, at ``CHARACTERS`` a token, from 1,000 records of each."""
-
-    prompt: int
-    tail: int
-    """From the subject's last token to the end of the target."""
-    target: int
-    scored: int
-    """All that teacher forcing reads for one record."""
-    generations: int
-    """Generation prompts of a record."""
-
-
-COUNTERFACT = Texts(prompt=8, tail=7, target=2, scored=304, generations=10)
-ZSRE = Texts(prompt=11, tail=6, target=3, scored=46, generations=0)
-
-
-def texts_of(dataset: str) -> Texts:
-    """The lengths of a dataset, told from its name as its family of metrics is."""
-    return ZSRE if dataset.casefold().startswith("zsre") else COUNTERFACT
-
-
-@dataclass(frozen=True)
-class Job:
-    """Jobs that differ in nothing but the seed. Sizes in bytes."""
-
-    rule: str
-    model: str
-    dataset: str = ""
-    method: str = ""
-    edits: int = 0
-    count: int = 1
-    gpu_least: float = 0
-    """GPU memory with micro-batches of one request; 0 without a GPU."""
-    gpu_most: float = 0
-    """GPU memory with full micro-batches, which an out-of-memory error halves."""
-    host: float = 0
-    """Main memory."""
-    seconds: float = 0
-    written: float = 0
-    """What one job leaves on disk."""
-    temporary: bool = False
-    """Whether that is removed once it was continued from and evaluated."""
 FACTS = 6000
 """Texts that are asked to find which facts a model knows."""
 TARGETS = 50
@@ -275,6 +227,10 @@ class Costs:
         """Seconds of measuring the energy before and after one batch."""
         return self.flops(single=layers * 4 * self.sizes.shape.width**2 * self.sizes.shape.inner)
 
+    def _taken(self, edits: int) -> int:
+        """Of so many edits, those that an evaluation takes."""
+        return min(edits, self.study.evaluate_records or edits)
+
     def evaluation_seconds(self, records: int, texts: Texts) -> float:
         scoring = self.flops(model=2 * records * texts.scored * self.sizes.parameters)
         scoring = max(scoring, ceil(records * texts.scored / DEFAULT_TOKEN_BUDGET) * PASS)
@@ -380,7 +336,7 @@ class Costs:
         held = self.edited_model(many)
         groups = [[edits] for edits in study.checkpoints] if study.evaluate == "checkpoint" else [study.checkpoints]
         for group in groups:
-            seconds = sum(self.evaluation_seconds(edits, texts) for edits in group)
+            seconds = sum(self.evaluation_seconds(self._taken(edits), texts) for edits in group)
             weights = self.evaluated_weights(method)
             read: dict[str, Any] = {"files": self.folder + weights, "checked": len(group) * (state - weights)}
             yield self._evaluation(held, seconds, edits=group[-1], **read, **names)
@@ -388,7 +344,7 @@ class Costs:
                 yield self._ability(held, len(group), edits=group[-1], **read, **names)
 
     def pre_edited(self, dataset: str) -> Job:
-        seconds = self.evaluation_seconds(self.study.edits, texts_of(dataset))
+        seconds = self.evaluation_seconds(self._taken(self.study.edits), texts_of(dataset))
         return self._evaluation(self.folder, seconds, files=self.folder, dataset=dataset, method="pre-edited")
 
     def ability_pre_edited(self) -> Job:
