@@ -21,6 +21,7 @@ from sphere.config.model import ModelConfig
 from sphere.config.run import load_run
 from sphere.config.study import StudyConfig
 from sphere.config.world import WORLD_TASKS
+from sphere.editing.methods import resolve
 from sphere.errors import InputError
 from sphere.study import config_reference
 from sphere.study.configuration import Study, load_study
@@ -360,6 +361,16 @@ def test_the_paper_study_is_the_papers() -> None:
     study = load_study("paper", root=ROOT / "config")
     assert study.study.batch_size == 100
     assert study.study.checkpoints == (1000, 2000, 3000, 4000, 5000, 10000, 15000)
+    assert study.study.seeds == (0, 1, 2)
+    assert "memit-seq" in study.study.methods
+    assert study.task_files["sphere_rte_zeroshot"].test_split == "train", "the paper's first 500 items are of it"
+    for model in study.models.values():
+        rome = resolve("rome", hyperparameters=model.hyperparameters("rome"))
+        assert rome.edited_layers(model.layers) == (5,)
+        values = rome.value_settings(model.values)
+        assert (values.lr, values.weight_decay, values.clamp_norm_factor, values.relative_to) == (0.5, 1e-3, 4, "mlp")
+        assert values.kl_factor == 0.0625
+        assert resolve("memit").value_settings(model.values) == model.values
     llama, qwen = (study.models[name].values for name in ("llama3-8b-instruct", "qwen2.5-7b-instruct"))
     assert (llama.lr, llama.clamp_norm_factor, llama.weight_decay) == (0.1, 0.75, 0.5)
     assert (qwen.lr, qwen.clamp_norm_factor, qwen.weight_decay) == (0.5, 4, 1e-3)

@@ -115,6 +115,20 @@ def test_version_and_licence_agree() -> None:
     assert "Apache License\n" in (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
+def test_the_map_of_the_house_is_right() -> None:
+    """The same in both pages, short, and every folder and file of sphere/ is on it."""
+    maps = []
+    for name in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        (found,) = re.findall(r"(?m)^    cli\.py .+\n(?:    .+\n)+", text)
+        maps.append(found)
+    assert maps[0] == maps[1]
+    assert len(maps[0].splitlines()) <= 20
+    named = {name.rstrip("/") for name in re.findall(r"(?m)(?:^    |, )(\w+(?:/|\.py))(?=[ ,]|$)", maps[0])}
+    there = {path.name for path in (ROOT / "sphere").iterdir() if path.name not in ("__init__.py", "__pycache__")}
+    assert there <= named
+
+
 # ------------------------------------------------------------------------------------------------ methods.md
 
 
