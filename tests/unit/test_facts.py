@@ -111,6 +111,15 @@ def test_facts_are_edited_held_out_or_kept_and_never_two_of_it() -> None:
     assert "28 facts are known (19 r, 9 single), of which 7 have 4 neighbours" in said
 
 
+def test_no_relation_is_more_than_half_of_what_is_edited() -> None:
+    facts = [Fact("large", f"l{key}{i}", f"o{key}") for key in "ab" for i in range(40)]
+    facts += [Fact("small", f"s{key}{i}", f"p{key}") for key in "cd" for i in range(9)]
+    found = divide(facts, neighbours=5, held_out=0, rng=np.random.default_rng(0))
+    assert Counter(fact.relation for fact in found.edited) == {"large": 8, "small": 8}
+    alone = divide(facts[:80], neighbours=5, held_out=0, rng=np.random.default_rng(0))
+    assert len(alone.edited) == 70, "where there is no other relation, all of it is edited"
+
+
 def test_records_are_usable_in_both_schemas(relations: dict[str, Relation], tmp_path: Path) -> None:
     facts = [fact for name in ("landmark", "field") for fact in relations[name].facts]
     found = divide(facts, neighbours=5, held_out=20, rng=np.random.default_rng(0))

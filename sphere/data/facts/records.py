@@ -36,7 +36,8 @@ class Division:
 def divide(facts: Sequence[Fact], *, neighbours: int, held_out: int, rng: np.random.Generator) -> Division:
     """Keep ``neighbours`` facts of every object, hold ``held_out`` back for tuning, and let the rest be edited.
 
-    An object with no more facts than that has none to edit. Raises InputError, with how many facts there are of which
+    An object with no more facts than that has none to edit, and of a relation with more than half of all that could be
+    edited, the rest of its facts are left alone. Raises InputError, with how many facts there are of which
     relations, if fewer than ``held_out`` can be edited.
     """
     by_object: dict[tuple[str, str], list[Fact]] = {}
@@ -51,13 +52,29 @@ def divide(facts: Sequence[Fact], *, neighbours: int, held_out: int, rng: np.ran
     relations = {fact.relation for fact in free}
     several = {name for name in relations if len({key for relation, key in by_object if relation == name}) > 1}
     free = [fact for fact in free if fact.relation in several]  # a new object is another one of the relation
-    order = [free[i] for i in rng.permutation(len(free))]
+    order = _balanced([free[i] for i in rng.permutation(len(free))])
     if len(order) <= held_out:
         raise InputError(
             f"{len(facts)} facts are known ({_counts(facts)}), of which {len(order)} have {neighbours} neighbours and "
             f"can be edited: lower facts.held_out ({held_out}) or facts.neighbours"
         )
     return Division(tuple(order[held_out:]), tuple(order[:held_out]), kept)
+
+
+def _balanced(facts: list[Fact]) -> list[Fact]:
+    """``facts`` without the last ones of a relation that would be more than half of them; all if there is no other."""
+    counts = counted(facts)
+    largest = max(counts, key=lambda name: (counts[name], name), default="")
+    others = len(facts) - counts.get(largest, 0)
+    if others == 0 or counts[largest] <= others:
+        return facts
+    left, taken = others, []
+    for fact in facts:
+        if fact.relation == largest:
+            left -= 1
+        if fact.relation != largest or left >= 0:
+            taken.append(fact)
+    return taken
 
 
 def require(division: Division, wanted: int, facts: Sequence[Fact], neighbours: int) -> None:
