@@ -26,7 +26,7 @@ from sphere.report.tables.intervals import EXACT, from_stderr, over_records, ove
 from sphere.report.tables.layout import METRICS, base_of, method_label, ordered_methods, paper_name, projected_pairs
 from sphere.report.tables.neurons import sampled_weights
 from sphere.report.tables.render import Cell, Column, Row, Table, as_frame, as_latex, as_markdown, ranks
-from sphere.report.tables.stream import batch_seconds, warning_table
+from sphere.report.tables.stream import batch_seconds, energy_table, warning_table
 from sphere.report.tables.trajectories import early_warnings, energy_by_batch, trajectories
 
 ROOT = Path(__file__).parents[2]
@@ -574,6 +574,21 @@ def test_where_the_paper_has_no_interval_the_difference_has_ours(tmp_path: Path)
     (cells,) = [row.cells for row in table.rows if row.label == "MEMIT, r_s of HE and efficacy"]
     assert isfinite(cells["ours"].half_width)
     assert cells["difference"].half_width == cells["ours"].half_width
+
+
+@pytest.mark.parametrize(("factor", "decimals"), [(1.0, 3), (1e-3, 5)])
+def test_a_small_change_of_energy_is_not_rounded_away(factor: float, decimals: int, tmp_path: Path) -> None:
+    """On a real model HE moves by 1e-5 in a hundred edits: the table shows the digits in which methods differ."""
+    scope = made_up_study.study(seeds=[0], methods=["memit", "sphere"])
+    gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
+    energy = load(tmp_path / "tables", "energy_summary")
+    start = energy.groupby("layer")["he_mean"].transform("first")
+    energy["he_mean"] = start + factor * (energy["he_mean"] - start)
+    table = energy_table(energy)
+    (column,) = [column for column in table.columns if column.key == "he_change"]
+    largest = max(abs(row.cells["he_change"].value) for row in table.rows)
+    assert column.decimals >= decimals
+    assert round(largest, column.decimals) == pytest.approx(largest, rel=0.06)
 
 
 def test_the_papers_interval_is_one_standard_error() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from math import nan
+from math import floor, log10, nan
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sphere.report.tables.editing import interval_note
@@ -107,13 +108,14 @@ def family_rank(family: str) -> tuple[int, str]:
 
 def energy_table(energy: pd.DataFrame) -> Table:
     """Hyperspherical energy after the last batch against the pretrained weights, over the edited layers."""
+    batches = energy_by_batch(energy)
+    shown = _decimals(batches["he_change"])
     columns = [
-        Column("he_change", "HE change (%)", "", None, 3),
-        Column("he_path", "HE path (%)", "", "lower", 3),
-        Column("largest_step", "Largest step (%)", "", "lower", 3),
+        Column("he_change", "HE change (%)", "", None, shown),
+        Column("he_path", "HE path (%)", "", "lower", shown),
+        Column("largest_step", "Largest step (%)", "", "lower", shown),
         Column("update_ratio", "||ΔW|| / ||W||", "", None, 4),
     ]
-    batches = energy_by_batch(energy)
     ratios = _largest_update(energy)
     rows = []
     for (model, dataset), cell in batches.groupby(["model", "dataset"], sort=False):
@@ -134,6 +136,13 @@ def energy_table(energy: pd.DataFrame) -> Table:
         _seeds_note(batches),
     ]
     return Table("energy", "Hyperspherical energy over the edit stream", "Method", columns, rows, notes)
+
+
+def _decimals(changes: pd.Series) -> int:
+    """Decimals that show the largest of ``changes`` to two digits and one more, at least 3: HE may move by 1e-5."""
+    finite = changes[np.isfinite(changes.astype(float))].abs()
+    largest = float(finite.max()) if len(finite) else 0.0
+    return max(3, 2 - floor(log10(largest))) if largest > 0 else 3
 
 
 def _largest_update(energy: pd.DataFrame) -> dict[tuple[str, str, str], pd.Series]:
