@@ -375,7 +375,7 @@ def test_the_program_shows_a_traceback_only_with_debug(tmp_path: Path) -> None:
     plain = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (plain.returncode, plain.stdout) == (2, "")
     assert plain.stderr.splitlines() == [
-        f"sphere: {tmp_path / 'no'} is not a Hugging Face model folder: give one with a config.json"
+        f"sphere: {tmp_path / 'no'} is not a Hugging Face model folder: give one with a config.json, or a .gguf file"
     ]
     debug = subprocess.run([*command, "--debug"], capture_output=True, text=True, check=False)
     assert debug.returncode == 1
