@@ -41,7 +41,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_its_method_runs_in_the_smoke_study(installed: Path, copied: Callable[[], Workplace]) -> None:
     place = copied()
     place.change("studies/smoke.yaml", "methods: [memit, sphere]", "methods: [memit, sphere, ridge-limit]")
-    place.change("models/smoke.yaml", "  memit: {second", "  ridge-limit: {penalty: [0.5, 5]}\n  memit: {second")
+    place.change("models/smoke.yaml", "  memit: {second", "  ridge-limit: {penalty: [5, 50]}\n  memit: {second")
+    place.change("models/smoke.yaml", "methods:\n", "methods:\n  ridge-limit: {largest_ratio: 0.3}\n")
     refused = place.snakemake("--dry-run")
     assert refused.status == 1
     assert refused.output.splitlines()[-1].startswith("error: ")
@@ -62,5 +63,5 @@ def test_its_method_runs_in_the_smoke_study(installed: Path, copied: Callable[[]
     page = (place.study / "provenance.md").read_text(encoding="utf-8")
     (row,) = [line for line in page.splitlines() if line.startswith("| smoke | ridge-limit |")]
     assert "ridge + limit" in row
-    assert "penalty=0.5, scope=batch, largest_ratio=0.01" in row
+    assert "penalty=0.5, scope=batch, largest_ratio=0.3" in row
     assert "sphere-ridge 1.0" in row
