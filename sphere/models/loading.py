@@ -62,17 +62,18 @@ def load(
     if trust_remote_code:
         print(f"warning: {path} may run its own code, since its model file says trust_remote_code", file=sys.stderr)
     where = path.parent if gguf else path
-    how: dict[str, Any] = {"gguf_file": path.name} if gguf else {"trust_remote_code": trust_remote_code}
+    how: dict[str, Any] = {"gguf_file": path.name} if gguf else {}
     try:
         with redirect_stderr(io.StringIO()) if gguf else nullcontext():  # a progress bar that nothing else turns off
-            tokenizer = AutoTokenizer.from_pretrained(where, **how)
+            tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code, **how)
             found: Any = AutoModelForCausalLM.from_pretrained(
                 where,
                 dtype=wanted,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
                 ignore_mismatched_sizes=True,
                 output_loading_info=True,
-                **how,
-                **({} if gguf else {"use_safetensors": True}),
+                gguf_file=path.name if gguf else None,
             )
         model, report = found
     except Exception as error:  # the readers of configuration, tokenizer and weights each raise their own
