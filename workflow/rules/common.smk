@@ -12,6 +12,7 @@ from sphere.errors import InputError
 from sphere.editing.methods import resolve
 from sphere.plain_yaml import read_yaml
 from sphere.study.plan import plan
+from sphere.study.plan.costs import TARGETS
 
 KEYS = tuple(RunSettings.model_fields)
 
@@ -164,7 +165,6 @@ def spectra(wildcards):
 
 
 HELD_OUT = "held-out"
-TARGETS_AT_ONCE = 50
 
 
 def requests_of(dataset):
@@ -180,7 +180,7 @@ def parts_of(dataset):
     most = STUDY.edits * len(STUDY.seeds) if dataset != HELD_OUT else max(each.edits for each in tried if each)
     if dataset == HELD_OUT and STUDY.world is None:
         most = STUDY.facts.held_out
-    return range(-(-most // TARGETS_AT_ONCE))
+    return range(-(-most // TARGETS))
 
 
 def frozen_targets(dataset=None):

@@ -8,7 +8,7 @@ rule targets:
         targets="<study>/{model}/targets/{requests}/part{part}.safetensors",
     params:
         editing=of_model(lambda model: model.edit_settings().plain()),
-        size=TARGETS_AT_ONCE,
+        size=TARGETS,
     log:
         "<logs>/{model}/targets/{requests}/part{part}.log",
     benchmark:
