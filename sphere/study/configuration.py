@@ -19,7 +19,7 @@ from sphere.config.sources import Source, load_sources
 from sphere.config.study import StudyConfig
 from sphere.config.tasks import TaskFile
 from sphere.config.world import WORLD_TASKS
-from sphere.editing.methods import resolve
+from sphere.editing.methods import Method, resolve
 from sphere.errors import InputError, nearest
 from sphere.plugins import added, names
 
@@ -50,12 +50,16 @@ class Study(Settings):
         )
         return sorted({*model.layers, *(layer for layer in chosen if layer is not None)})
 
+    def method(self, model: str, name: str) -> Method:
+        """A method under the settings that its model's file has for it."""
+        return resolve(name, hyperparameters=self.models[model].hyperparameters(name))
+
     def methods_used(self) -> list[dict[str, Any]]:
         """Every method of every model: what it is made of, whose package that is, and its settings before tuning."""
         found = []
-        for name, model in self.models.items():
+        for name in self.models:
             for method in self.study.methods:
-                made = resolve(method, hyperparameters=model.hyperparameters(method))
+                made = self.method(name, method)
                 parts = [made.solver.name, *(process.name for process in made.postprocess)]
                 settings = ", ".join(f"{key}={value}" for key, value in made.hyperparameters.items())
                 row = {"model": name, "method": method, "parts": " + ".join(parts), "settings": settings}
@@ -64,8 +68,7 @@ class Study(Settings):
 
     def packages(self, model: str, method: str) -> list[str]:
         """The outside packages, with their versions, that a method of a model comes from."""
-        made = resolve(method, hyperparameters=self.models[model].hyperparameters(method))
-        return sorted(set(made.packages.values()))
+        return sorted(set(self.method(model, method).packages.values()))
 
     def model_source(self, model: ModelConfig) -> Source | None:
         """Where a model that is not trained here comes from: its folder, or the row with its hub id."""

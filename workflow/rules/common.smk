@@ -9,7 +9,6 @@ from sphere.config.model import GgufSource, WorldSource
 from sphere.config.run import RunSettings, load_run
 from sphere.study.configuration import load_study
 from sphere.errors import InputError
-from sphere.editing.methods import resolve
 from sphere.plain_yaml import read_yaml
 from sphere.study.plan import plan
 from sphere.study.plan.costs import TARGETS
@@ -160,7 +159,7 @@ def tuned(wildcards):
 
 def spectra(wildcards):
     """The decompositions of the unedited model that the job's method reads."""
-    method = resolve(wildcards.method, hyperparameters=MODELS[wildcards.model].hyperparameters(wildcards.method))
+    method = WHOLE.method(wildcards.model, wildcards.method)
     return [f"<study>/{{model}}/{name}.safetensors" for name in method.spectra]
 
 
@@ -187,8 +186,7 @@ def frozen_targets(dataset=None):
     """A function of the wildcards: the target values that the job's method reads, where they are the unedited model's."""
 
     def find(wildcards):
-        model = MODELS[wildcards.model]
-        method = resolve(wildcards.method, hyperparameters=model.hyperparameters(wildcards.method))
+        model, method = MODELS[wildcards.model], WHOLE.method(wildcards.model, wildcards.method)
         if model.values.weights != "pretrained" or method.values or not method.reads_targets:
             return []
         chosen = dataset or wildcards.dataset
