@@ -96,14 +96,15 @@ def edit_operations(
     batches = ceil(lengths.whole / DEFAULT_TOKEN_BUDGET)  # each reads the weights that it passes
     layer, head = layer_operations(config), 2 * d_out * config.vocab_size  # as many bytes: two a parameter
     above = (config.num_hidden_layers - 1 - layers[-1]) * layer + head
-    # the keys of each layer, and those of all layers after the batch, need a pass up to the last edited layer
-    passes = (len(layers) + 1) * lengths.prompts * (layers[-1] + 1) * layer_operations(config)
+    # the first layer's keys need a pass from the bottom to the last edited layer, the others' one from the layer before
+    passed = layers[-1] + 1 + sum(layers[-1] - below + 1 for below in layers[:-1])
+    passes = passed * lengths.prompts * layer_operations(config)
     system = 2 * d_in**2 * kept + 2 * d_in * kept**2 + 2 * kept**2 * n  # B^T M B and B^T K K^T B
     solve = kept**3 / 3 + 2 * kept**2 * n  # Cholesky, and two triangular solves
     update = 2 * d_in * kept * n * 2 + 2 * d_out * d_in * n  # B^T K, B X, and R (B X)^T
     past = 2 * d_in**2 * n
     read = batches * (config.num_hidden_layers * layer + head + steps * 2 * above)  # forward and backward
-    walked = batches * (len(layers) + 1) * (layers[-1] + 1) * layer
+    walked = batches * passed * layer
     walked += 3 * len(layers) * 8 * d_in**2  # M, K K^T and their sum
     solved = 8 * (d_in * kept + d_in**2 + 3 * kept**2 + d_out * d_in)  # basis, M, system, factor and its use, dW
     projected = 8 * (2 * d_out * d_in + d_in * directions)

@@ -24,7 +24,7 @@ from sphere.editing.calling import calling, checked, of_shape
 from sphere.editing.component import Component, Layer
 from sphere.editing.contexts import Contexts
 from sphere.editing.frozen import FrozenTargets, maker
-from sphere.editing.keys import Seen, keys_and_outputs
+from sphere.editing.keys import Ascent, Seen, keys_and_outputs
 from sphere.editing.measurement import Clock, Record, energy_row
 from sphere.editing.methods import Method
 from sphere.editing.postprocess.base import PostContext, PostProcess
@@ -258,9 +258,10 @@ class Editor:
         with clock("targets"):
             targets = self._targets(requests)  # (d, n)
         made: Made = {}
+        ascent = self._ascent(requests)
         for number, i in enumerate(self.layers):
             with clock("keys"):
-                seen = self._keys_and_outputs(requests, [i])
+                seen = ascent.at(i)
             with clock("solve"), self._calling(solver):
                 problem = LayerProblem(
                     weight=current[i],
@@ -346,7 +347,11 @@ class Editor:
     ) -> Memories:
         """What the solver remembers of the batch, now that the model has its updates as they were ``applied``."""
         with clock("keys"), self._calling(solver):
-            keys = self._keys_and_outputs(requests, self.layers).keys if solver.needs_keys_after else {}
+            keys: Mapping[int, Tensor] = {}
+            if solver.needs_keys_after and self._processes("batch"):
+                keys = self._keys_and_outputs(requests, self.layers).keys
+            elif solver.needs_keys_after:  # a layer was solved with those below it edited: its keys are still the same
+                keys = {i: problem.keys for i, (problem, _) in made.items()}
             found = {}
             for i, (problem, solution) in made.items():
                 try:
@@ -354,6 +359,16 @@ class Editor:
                 except NumericalError as error:
                     raise NumericalError(f"layer {i}: {error}") from None
         return found
+
+    def _ascent(self, requests: Sequence[EditRequest]) -> Ascent:
+        return Ascent(
+            self.adapter,
+            self.tokenizer,
+            requests,
+            self.contexts,
+            last=self.layers[-1],
+            token_budget=self.token_budget,
+        )
 
     def _keys_and_outputs(self, requests: Sequence[EditRequest], layers: Sequence[int]) -> Seen:
         return keys_and_outputs(

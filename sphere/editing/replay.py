@@ -8,7 +8,6 @@ The recording is of the layers' own calls, so it knows nothing of the architectu
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from sphere.models.adapters import Adapter
-from sphere.models.hooks import capture_output, hidden
+from sphere.models.hooks import capture_calls, capture_output, hidden
 
 CACHE_ARGUMENTS = ("past_key_values", "layer_past")
 """What architectures call a layer's key-value cache."""
@@ -99,17 +98,15 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Re
     mask = _attention_mask(real, adapter.dtype)  # (B, 1, S, S)
 
     upper = list(adapter.layers[layer + 1 :])
-    calls: list[dict[str, Any]] = []
-    handles = [module.register_forward_pre_hook(_recorder(calls), with_kwargs=True) for module in upper]
     cache = DynamicCache()
-    try:
-        with capture_output(adapter.layer(layer)) as states, capture_output(adapter.projection(layer)) as outputs:
-            adapter.backbone(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            )
-    finally:
-        for handle in handles:
-            handle.remove()
+    with (
+        capture_calls(upper) as calls,
+        capture_output(adapter.layer(layer)) as states,
+        capture_output(adapter.projection(layer)) as outputs,
+    ):
+        adapter.backbone(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
 
     names = [next(name for name in CACHE_ARGUMENTS if name in call) for call in calls]
     prefixes = []
@@ -125,15 +122,6 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Re
         for call, cached in zip(calls, names, strict=True)
     ]
     return Replay(states[0][:, width:].clone(), outputs[0][:, width].clone(), upper, arguments, prefixes, names)
-
-
-def _recorder(calls: list[dict[str, Any]]) -> Any:
-    def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        flat = {name: value for name, value in bound.items() if name != "kwargs"}
-        calls.append(flat | dict(bound.get("kwargs", {})))
-
-    return pre
 
 
 def _attention_mask(real: Tensor, dtype: torch.dtype) -> Tensor:

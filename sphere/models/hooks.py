@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,6 +60,24 @@ def capture_output(module: nn.Module, *, stop: bool = False) -> Iterator[list[Te
         yield seen
     finally:
         handle.remove()
+
+
+@contextmanager
+def capture_calls(modules: Sequence[nn.Module]) -> Iterator[list[dict[str, Any]]]:
+    """Collect the arguments of each module's next call, by the names in its ``forward``, in the order of the calls."""
+    calls: list[dict[str, Any]] = []
+
+    def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        flat = {name: value for name, value in bound.items() if name != "kwargs"}
+        calls.append(flat | dict(bound.get("kwargs", {})))
+
+    handles = [module.register_forward_pre_hook(pre, with_kwargs=True) for module in modules]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def forward(module: nn.Module, **inputs: Any) -> Any:

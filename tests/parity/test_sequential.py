@@ -28,6 +28,7 @@ from sphere.data.records import EditRequest
 from sphere.editing import loop
 from sphere.editing.contexts import Contexts
 from sphere.editing.edit import edit
+from sphere.editing.keys import Ascent, keys_and_outputs
 from sphere.editing.loop import Editor
 from sphere.editing.measurement import Record
 from sphere.editing.methods import resolve
@@ -180,6 +181,37 @@ def test_update_solves_the_batch(tiny_model: ModelMaker, tiny_tokenizer: Tokeniz
     editor.run(REQUESTS, batch_size=3)
     change = (editor.state.weights[1] - editor.pretrained[1]) @ seen.keys[1]
     torch.testing.assert_close(change, wanted - seen.outputs, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_ascent_sees_what_whole_passes_see(
+    family: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(True)
+    parts = adapter(tiny_model(family, len(tokenizer)))
+    generator = torch.Generator().manual_seed(1)
+    ascent = Ascent(parts, tokenizer, REQUESTS, CONTEXTS, last=2, token_budget=40)
+    for i in (0, 1, 2):
+        seen = ascent.at(i)
+        whole = keys_and_outputs(parts, tokenizer, REQUESTS, CONTEXTS, layers=[i], last=2, token_budget=40)
+        assert torch.equal(seen.keys[i], whole.keys[i])
+        assert torch.equal(seen.bare_keys[i], whole.bare_keys[i])
+        assert torch.equal(seen.outputs, whole.outputs)
+        weight = parts.weight(i)
+        parts.set_weight(i, weight + 0.1 * torch.randn(weight.shape, generator=generator))
+
+
+@pytest.mark.parametrize("name", ["memit-seq", "memit-seq+sphere", "memit-seq+prune", "memit-seq+rect"])
+def test_a_solver_remembers_the_keys_under_the_edited_weights(
+    name: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    tokenizer = tiny_tokenizer(True)
+    editor = make_editor(tiny_model("llama", len(tokenizer)), tokenizer, name)
+    editor.run(REQUESTS, batch_size=len(REQUESTS))
+    editor._show(editor.state.carried or editor.state.weights)
+    keys = editor._keys_and_outputs(REQUESTS, LAYERS).keys
+    for i in LAYERS:
+        torch.testing.assert_close(editor.state.memory[i]["past"], keys[i] @ keys[i].T, rtol=1e-9, atol=1e-12)
 
 
 def test_energy_rows(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:

@@ -10,13 +10,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import TEXTS, ModelMaker, TokenizerMaker
-from torch import Tensor
 
 from sphere.config.evaluation import TaskSettings
 from sphere.config.model import EditSettings
 from sphere.config.values import ValueSettings
 from sphere.editing.contexts import Contexts
-from sphere.editing.loop import Editor
+from sphere.editing.keys import Ascent, Seen
 from sphere.editing.methods import resolve
 from sphere.editing.solvers.base import LayerProblem, Solution
 from sphere.editing.solvers.memit import Memit
@@ -90,18 +89,18 @@ def stream(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMake
 def spoil(monkeypatch: pytest.MonkeyPatch, calls: set[int]) -> list[torch.dtype]:
     """MEMIT's n-th solve gives NaN for n in ``calls`` (one a layer); returns the model's dtype at each."""
     solve: Callable[..., Solution] = Memit.solve
-    keys: Callable[..., tuple[dict[int, Tensor], Tensor]] = Editor._keys_and_outputs
+    keys: Callable[..., Seen] = Ascent.at
     dtypes: list[torch.dtype] = []
 
-    def spoiled(self: Memit, problem: LayerProblem) -> Tensor:
+    def spoiled(self: Memit, problem: LayerProblem) -> Solution:
         return Solution(solve(self, problem).update * (float("nan") if len(dtypes) - 1 in calls else 1.0))
 
-    def watched(self: Editor, *given: object) -> tuple[dict[int, Tensor], Tensor]:
+    def watched(self: Ascent, *given: object) -> Seen:
         dtypes.append(self.adapter.dtype)
         return keys(self, *given)
 
     monkeypatch.setattr(Memit, "solve", spoiled)
-    monkeypatch.setattr(Editor, "_keys_and_outputs", watched)
+    monkeypatch.setattr(Ascent, "at", watched)
     return dtypes
 
 

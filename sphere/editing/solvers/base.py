@@ -101,7 +101,7 @@ class ClosedFormSolver(Solver):
     one_at_a_time: ClassVar[bool] = False
     """Whether a batch is edited request by request (ROME). Such a solver remembers nothing."""
     needs_keys_after: ClassVar[bool] = False
-    """Whether ``settle`` is given the batch's keys under the edited weights, which takes a forward pass of its own."""
+    """Whether ``settle`` is given the batch's keys under the edited weights."""
 
     @abstractmethod
     def solve(self, problem: LayerProblem) -> Solution:
