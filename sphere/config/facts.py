@@ -10,6 +10,12 @@ from pydantic import Field
 from sphere.config.base import Count, Positive, Settings, Share
 from sphere.config.names import Name
 
+FACTS_TASKS = (
+    *("facts_open_qa", "facts_closed_qa", "facts_reasoning", "facts_nli"),
+    *("facts_grammar", "facts_sentiment", "facts_vocabulary"),
+)
+"""The general-ability tasks that facts come with."""
+
 
 class FactsSettings(Settings):
     """Facts of the real world that a model knows, as edit records."""
@@ -20,6 +26,8 @@ class FactsSettings(Settings):
     """Names of sphere/data/facts/relations/NAME.yaml; null takes all."""
     tables: Path | None = None
     """A folder with relations of yours, in the same form, instead."""
+    asked: Positive | None = None
+    """Facts of each relation that the model is asked, drawn with the seed; null asks all."""
     share: Share = 0.5
     """Share of a fact's paraphrases that have to give its object, beside its rewrite prompt, for it to be known."""
     neighbours: Positive = 5

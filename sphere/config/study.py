@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from sphere.config.base import Count, Positive, Settings
 from sphere.config.dataset import CorpusSettings, DatasetConfig
 from sphere.config.evaluation import GenerationSettings, TaskSettings
-from sphere.config.facts import FactsSettings
+from sphere.config.facts import FACTS_TASKS, FactsSettings
 from sphere.config.model import Hyperparameters
 from sphere.config.names import (
     DATASET_FOLDERS,
@@ -103,6 +103,8 @@ class StudyConfig(Settings):
         for task in self.tasks.names if self.tasks else ():
             if task in WORLD_TASKS and self.world is None:
                 raise ValueError(f"tasks.names: {task!r} needs the study to have a world")
+            if task in FACTS_TASKS and self.facts is None:
+                raise ValueError(f"tasks.names: {task!r} needs the study to have facts (facts: {{}})")
         for key in ("tuning", "sensitivity"):
             asked = getattr(self, key)
             if asked is not None and self.world is None and self.facts is None:

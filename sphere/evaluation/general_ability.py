@@ -18,11 +18,13 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sphere.data.facts.tasks import TASK_FAMILIES as FACTS_FAMILIES
 from sphere.data.world.tasks import TASK_FAMILIES as WORLD_FAMILIES
 from sphere.errors import InputError
 
 TASK_FAMILIES = {
     **WORLD_FAMILIES,
+    **FACTS_FAMILIES,
     "gsm8k": "reasoning",
     "rte": "nli",
     "nq_open": "open_domain_qa",

@@ -18,17 +18,19 @@ def ask(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     relations: Mapping[str, Relation],
+    facts: Sequence[Fact],
     *,
     share: float = 0.5,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
 ) -> pd.DataFrame:
-    """One row a fact with the columns ``COLUMNS``: whether the rewrite prompt gives its object, and the share of
-    paraphrases that give it or one of its aliases (NaN where the rewrite prompt did not).
+    """One row a fact of ``facts``, with the columns ``COLUMNS``.
+
+    They say whether the rewrite prompt gives its object, and the share of paraphrases that give it or one of its
+    aliases (NaN where the rewrite prompt did not).
 
     A text gives an object if every token of it is the likeliest after what stands before (the ``accuracy`` family).
     A fact is ``known`` if the rewrite prompt and at least ``share`` of the paraphrases give it.
     """
-    facts = [fact for relation in relations.values() for fact in relation.facts]
     pairs = [(relations[fact.relation].statement(fact.subject), fact.object) for fact in facts]
     first = _given(model, tokenizer, pairs, token_budget)
     asked: list[tuple[Fact, str, str]] = []
@@ -55,10 +57,3 @@ def _given(
 ) -> list[bool]:
     """For each (prompt, object), whether every token of the object is the likeliest."""
     return [all(score.matches) for score in score_targets(model, tokenizer, pairs, token_budget=budget)]
-
-
-def by_relation(known: pd.DataFrame) -> pd.DataFrame:
-    """How many facts of each relation were asked, given by the rewrite prompt, and known: a table for the report."""
-    counts = known.groupby("relation", sort=True)[["rewrite", "known"]].sum().astype(int)
-    counts.insert(0, "facts", known.groupby("relation").size())
-    return counts.reset_index()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sphere.config.base import Settings, read_settings
+from sphere.config.facts import FACTS_TASKS
 from sphere.config.model import GgufSource, HubSource, ModelConfig, PathSource, WorldSource
 from sphere.config.sources import Source, load_sources
 from sphere.config.study import StudyConfig
@@ -22,6 +23,9 @@ from sphere.config.world import WORLD_TASKS
 from sphere.editing.methods import Method, resolve
 from sphere.errors import InputError, nearest
 from sphere.plugins import added, names
+
+MADE_TASKS = (*WORLD_TASKS, *FACTS_TASKS)
+"""General-ability tasks that a study makes itself."""
 
 
 class Study(Settings):
@@ -134,7 +138,7 @@ def _outside_tasks(study: StudyConfig, root: Path) -> dict[str, Path]:
     """The tasks that other packages add, as far as the study names them."""
     found = {}
     for name in study.tasks.names if study.tasks else ():
-        own = WORLD_TASKS if not isfile(root / "tasks" / f"{name}.yaml") else (name,)
+        own = MADE_TASKS if not isfile(root / "tasks" / f"{name}.yaml") else (name,)
         task = added("sphere.tasks", name, known=own)
         if task is not None:
             path = Path(task.of_kind((str, Path), "the path of a task's YAML"))
@@ -242,9 +246,9 @@ def _check_sources(path: Path, whole: Study) -> None:
             own = whole.task_files[task]
             wanted = f"{own.dataset_path} {own.dataset_name or 'without subset'}"
             raise InputError(f"{whole.root}/tasks/{task}.yaml: no dataset of sources.tsv is {wanted}: add a row for it")
-        if task not in found and task not in WORLD_TASKS and task not in whole.outside_tasks:
+        if task not in found and task not in MADE_TASKS and task not in whole.outside_tasks:
             ours = [file.stem for file in (whole.root / "tasks").glob("*.yaml")]
-            hint = nearest(task, [*WORLD_TASKS, *ours, *rows["dataset"], *names("sphere.tasks")])
+            hint = nearest(task, [*MADE_TASKS, *ours, *rows["dataset"], *names("sphere.tasks")])
             raise InputError(f"{path}: tasks.names: unknown task {task!r}{hint} (or add its data to sources.tsv)")
 
 

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sphere.config.facts import FactsSettings
-from sphere.data.facts.tables import FOLDER, load_relations
+from sphere.data.facts.tables import FOLDER, drawn, load_relations
 from sphere.evaluation.knowledge import ask
 from sphere.files import write_csv
 from sphere.models.loading import load
@@ -17,6 +19,7 @@ def find_known(model: Path, settings: FactsSettings, *, load_settings: Mapping[s
     """Write one row a fact of the study's relations, with whether the model in the folder ``model`` knows it."""
     relations = load_relations(settings.relations, folder=settings.tables or FOLDER)
     loaded = load(model, **load_settings)
-    found = ask(loaded.model, loaded.tokenizer, relations, share=settings.share)
+    facts = drawn(relations, settings.asked, np.random.default_rng([settings.seed, 4]))
+    found = ask(loaded.model, loaded.tokenizer, relations, facts, share=settings.share)
     write_csv(found, out)
     print(f"{out}: {int(found['known'].sum())} of {len(found)} facts are known", flush=True)

@@ -15,13 +15,14 @@ import torch
 import yaml
 from conftest import ModelMaker, TokenizerMaker
 
-from sphere.config.facts import FactsSettings
+from sphere.config.facts import FACTS_TASKS, FactsSettings
 from sphere.data.facts.build import COLUMNS, build
-from sphere.data.facts.records import divide, records
-from sphere.data.facts.tables import FOLDER, Fact, Relation, load_relations
+from sphere.data.facts.records import divide, first, records
+from sphere.data.facts.tables import FOLDER, Fact, Relation, counted, drawn, load_relations
+from sphere.data.facts.tasks import TASK_FAMILIES, task_items
 from sphere.data.records import load_requests
 from sphere.errors import InputError
-from sphere.evaluation.knowledge import ask, by_relation
+from sphere.evaluation.knowledge import ask
 from sphere.evaluation.metrics import evaluate_requests
 
 TINY: dict[str, Any] = {
@@ -174,7 +175,7 @@ def test_a_fact_is_known_by_its_rewrite_prompt_and_most_paraphrases(
     lessons += [(town.statement("Nice", i), "Rome") for i in (2, 3)]
     lessons += [(town.statement(subject), "France") for subject in ("Rome", "Milan", "Turin")]
     taught(model, tokenizer, lessons)
-    found = ask(model, tokenizer, own, share=0.3).set_index("subject")
+    found = ask(model, tokenizer, own, town.facts, share=0.3).set_index("subject")
     assert found["rewrite"].to_dict() == {
         "Paris": True, "Lyon": True, "Nice": True, "Rome": False, "Milan": False, "Turin": False,
     }  # fmt: skip
@@ -183,8 +184,6 @@ def test_a_fact_is_known_by_its_rewrite_prompt_and_most_paraphrases(
     assert found.loc["Nice", "paraphrases"] == pytest.approx(1 / 3)
     assert np.isnan(found.loc["Rome", "paraphrases"])
     assert found.index[found["known"]].to_list() == ["Paris", "Nice"]
-    (counts,) = by_relation(found.reset_index()).to_dict("records")
-    assert counts == {"relation": "town", "facts": 6, "rewrite": 3, "known": 2}
 
 
 def known_table(path: Path, relations: dict[str, Relation], names: tuple[str, ...]) -> Path:
@@ -203,11 +202,13 @@ def test_the_files_of_a_study(relations: dict[str, Relation], tmp_path: Path) ->
     build(known, settings, tmp_path / "facts", edits=50)
     table = pd.read_csv(tmp_path / "facts" / "relations.csv")
     assert tuple(table.columns) == COLUMNS
-    assert (table["edited"] + table["held_out"] + table["kept"]).sum() == pytest.approx(table["known"].sum(), abs=30)
+    assert (table["edited"] + table["held_out"] + table["kept"] <= table["known"]).all()
     assert (table["known"] < table["facts"]).all()
     files = (tmp_path / "facts" / f"{name}counterfact.json" for name in ("", "tuning_"))
     edited, tuning = (load_requests(path).requests for path in files)
-    assert len(edited) == table["edited"].sum()
+    assert len(edited) == table["edited"].sum() == 50
+    assert table["edited"].max() <= 25
+    assert set(FACTS_TASKS) == set(TASK_FAMILIES) == {p.stem for p in (tmp_path / "facts" / "tasks").glob("*.yaml")}
     assert len(tuning) == 10
     assert not {r.subject for r in edited} & {r.subject for r in tuning}
     assert not {r.case_id for r in edited} & {r.case_id for r in tuning}
@@ -220,6 +221,47 @@ def test_the_files_of_a_study(relations: dict[str, Relation], tmp_path: Path) ->
     assert "lower checkpoints" in said
 
 
+def test_some_facts_of_each_relation_are_asked(relations: dict[str, Relation]) -> None:
+    rng = np.random.default_rng
+    some = drawn(relations, 30, rng(1))
+    counts = counted(some)
+    assert counts == {name: min(30, len(relation.facts)) for name, relation in relations.items()}
+    assert len(set(some)) == len(some)
+    assert drawn(relations, 30, rng(1)) == some != drawn(relations, 30, rng(2))
+    assert len(drawn(relations, None, rng(1))) == sum(len(relation.facts) for relation in relations.values())
+
+
+def test_the_first_facts_are_balanced() -> None:
+    facts = [Fact("a", str(i), "x") for i in range(6)] + [Fact("b", "s", "y"), Fact("c", "t", "z")]
+    assert [fact.relation for fact in first(facts, 4)] == ["a", "a", "b", "c"]
+    assert [fact.relation for fact in first(facts, 6)] == ["a", "a", "a", "b", "c", "a"]  # no others are left
+    assert len(first(facts, 8)) == 8
+
+
+def test_task_items_have_one_right_answer(relations: dict[str, Relation]) -> None:
+    kept = relations["landmark"].facts[:30]
+    tasks = task_items(kept, relations, np.random.default_rng(1))
+    assert tasks == task_items(kept, relations, np.random.default_rng(1)) != task_items(
+        kept, relations, np.random.default_rng(2)
+    )
+    for items in tasks.values():
+        assert len({item["text"] for item in items}) == len(items) >= 30
+        for item in items:
+            assert item["choices"][item["label"]] == item["answer"]
+            assert len(set(item["choices"])) == len(item["choices"]) in (2, 4)
+    answers = {fact.subject: fact.object for fact in kept}
+    for item in tasks["facts_open_qa"]:
+        (subject,) = {each for each in answers if f" {each}" in item["text"]}
+        assert answers[subject] == item["answer"]
+    for item in tasks["facts_reasoning"]:
+        first, second = (int(word) for word in item["text"].split() if word.isdigit())
+        assert int(item["answer"]) == first + second
+    for item in tasks["facts_closed_qa"]:
+        passage, question = item["text"].split("\n")
+        (sentence,) = (each for each in passage.split(". ") if each.split()[0] in question)
+        assert item["answer"] in sentence
+
+
 def test_known_neighbours_are_specific_before_editing(
     tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
 ) -> None:
@@ -229,7 +271,7 @@ def test_known_neighbours_are_specific_before_editing(
     model = tiny_model("llama", len(tokenizer))
     town = own["town"]
     taught(model, tokenizer, [(town.statement(fact.subject, i), fact.object) for fact in town.facts for i in range(4)])
-    found = ask(model, tokenizer, own)
+    found = ask(model, tokenizer, own, drawn(own, None, np.random.default_rng(0)))
     assert found["known"].all()
     found.to_csv(tmp_path / "known.csv", index=False)
     settings = FactsSettings(tables=tmp_path / "t", neighbours=2, held_out=0)

@@ -11,7 +11,7 @@ from sphere.study.configuration import load_study
 from sphere.errors import InputError
 from sphere.plain_yaml import read_yaml
 from sphere.study.plan import plan
-from sphere.study.plan.costs import TARGETS
+from sphere.study.plan.costs import HELD_OUT, TARGETS, target_parts
 
 KEYS = tuple(RunSettings.model_fields)
 
@@ -163,7 +163,7 @@ def spectra(wildcards):
     return [f"<study>/{{model}}/{name}.safetensors" for name in method.spectra]
 
 
-HELD_OUT = "held-out"
+PARTS = target_parts(STUDY)
 
 
 def requests_of(dataset):
@@ -171,15 +171,6 @@ def requests_of(dataset):
     if dataset == HELD_OUT:
         return [held_out()]
     return [f"<study>/streams/{dataset}/seed{seed}.json" for seed in STUDY.seeds]
-
-
-def parts_of(dataset):
-    """How many parts their target values are found in: enough for all of them to be different ones."""
-    tried = (STUDY.tuning, STUDY.sensitivity)
-    most = STUDY.edits * len(STUDY.seeds) if dataset != HELD_OUT else max(each.edits for each in tried if each)
-    if dataset == HELD_OUT and STUDY.world is None:
-        most = STUDY.facts.held_out
-    return range(-(-most // TARGETS))
 
 
 def frozen_targets(dataset=None):
@@ -190,7 +181,7 @@ def frozen_targets(dataset=None):
         if model.values.weights != "pretrained" or method.values or not method.reads_targets:
             return []
         chosen = dataset or wildcards.dataset
-        return expand(f"<study>/{wildcards.model}/targets/{chosen}/part{{part}}.safetensors", part=parts_of(chosen))
+        return expand(f"<study>/{wildcards.model}/targets/{chosen}/part{{part}}.safetensors", part=range(PARTS[chosen]))
 
     return find
 

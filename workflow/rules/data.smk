@@ -133,6 +133,7 @@ rule facts:
         zsre="<study>/facts/zsre.json",
         tuning_counterfact="<study>/facts/tuning_counterfact.json",
         tuning_zsre="<study>/facts/tuning_zsre.json",
+        tasks=directory("<study>/facts/tasks"),
         relations=report(
             "<study>/facts/relations.csv",
             caption="../report/data.rst",

@@ -1,5 +1,5 @@
 # General ability by lm-evaluation-harness, whose data are fetched before: these jobs need no network.
-TASKS_OF_WORLD = "<study>/world/tasks" if STUDY.world else []
+MADE_TASKS = [f"<study>/{made}/tasks" for made in ("world", "facts") if getattr(STUDY, made) is not None]
 OWN_TASKS = [str(WHOLE.root / "tasks" / f"{name}.yaml") for name in WHOLE.task_files]
 OWN_TASKS += map(str, WHOLE.outside_tasks.values())
 TASK_DATA = WHOLE.task_data()
@@ -8,7 +8,7 @@ TASK_DATA = WHOLE.task_data()
 rule ability_pre_edited:
     input:
         model="<study>/{model}/model",
-        tasks=TASKS_OF_WORLD,
+        tasks=MADE_TASKS,
         own_tasks=OWN_TASKS,
         data=[downloaded(row.name) for row in TASK_DATA.values()],
     output:
@@ -38,7 +38,7 @@ rule ability_pre_edited:
 use rule ability_pre_edited as ability with:
     input:
         model="<study>/{model}/model",
-        tasks=TASKS_OF_WORLD,
+        tasks=MADE_TASKS,
         own_tasks=OWN_TASKS,
         data=[downloaded(row.name) for row in TASK_DATA.values()],
         states=evaluated("state.safetensors"),

@@ -8,17 +8,20 @@ import numpy as np
 import pandas as pd
 
 from sphere.config.facts import FactsSettings
-from sphere.data.facts.records import divide, records, require
+from sphere.data.facts.records import divide, first, records, require
 from sphere.data.facts.tables import FOLDER, Fact, counted, load_relations
+from sphere.data.facts.tasks import task_items
+from sphere.data.items import write_tasks
 from sphere.files import write_csv, write_json
 
-COLUMNS = ("relation", "facts", "rewrite", "known", "edited", "held_out", "kept")
+COLUMNS = ("relation", "facts", "asked", "rewrite", "known", "edited", "held_out", "kept")
 
 
 def build(known: Path, settings: FactsSettings, out: Path, *, edits: int) -> None:
-    """Write edit records of the facts that ``known`` (known.csv) says are known, and relations.csv, under ``out``.
+    """Write records of ``edits`` facts that ``known`` (known.csv) says are known, relations.csv and tasks.
 
-    Raises InputError, with how many facts of which relations there are, if fewer than ``edits`` can be edited.
+    Every order of a stream is one of the same records. Raises InputError, with how many facts of which relations there
+    are, if fewer can be edited.
     """
     asked = pd.read_csv(known, keep_default_na=False)  # a subject may be called NA
     known_facts = asked[asked["known"] == "True"] if asked["known"].dtype == object else asked[asked["known"]]
@@ -27,16 +30,19 @@ def build(known: Path, settings: FactsSettings, out: Path, *, edits: int) -> Non
     rng = np.random.default_rng([settings.seed, 1])
     division = divide(facts, neighbours=settings.neighbours, held_out=settings.held_out, rng=rng)
     require(division, edits, facts, settings.neighbours)
-    for prefix, chosen, number in (("", division.edited, 0), ("tuning_", division.held_out, len(division.edited))):
+    edited = first(division.edited, edits)
+    for prefix, chosen, number in (("", edited, 0), ("tuning_", division.held_out, edits)):
         rng = np.random.default_rng([settings.seed, 2, number])
         counterfact, zsre = records(chosen, division.kept, relations, rng=rng, first_id=number)
         write_json(counterfact, out / f"{prefix}counterfact.json")
         write_json(zsre, out / f"{prefix}zsre.json")
     kept = [fact for own in division.kept.values() for fact in own]
-    counts = {"known": facts, "edited": division.edited, "held_out": division.held_out, "kept": kept}
+    write_tasks(task_items(kept, relations, np.random.default_rng([settings.seed, 3])), out / "tasks")
+    counts = {"known": facts, "edited": edited, "held_out": division.held_out, "kept": kept}
     given = asked[asked["rewrite"].astype(str) == "True"]
     table = pd.DataFrame({"relation": list(relations)})
     table["facts"] = [len(relation.facts) for relation in relations.values()]
+    table["asked"] = table["relation"].map(asked.groupby("relation").size()).fillna(0).astype(int)
     table["rewrite"] = table["relation"].map(given.groupby("relation").size()).fillna(0).astype(int)
     for name, own in counts.items():
         table[name] = table["relation"].map(counted(own)).fillna(0).astype(int)

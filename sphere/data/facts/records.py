@@ -77,6 +77,18 @@ def _balanced(facts: list[Fact]) -> list[Fact]:
     return taken
 
 
+def first(facts: Sequence[Fact], wanted: int) -> list[Fact]:
+    """The first ``wanted`` of ``facts``, where others are left without those of a relation that has half of them."""
+    most = -(-wanted // 2)
+    taken: list[Fact] = []
+    passed: list[Fact] = []
+    counts: dict[str, int] = {}
+    for fact in facts:
+        counts[fact.relation] = counts.get(fact.relation, 0) + 1
+        (taken if counts[fact.relation] <= most else passed).append(fact)
+    return (taken + passed)[:wanted]
+
+
 def require(division: Division, wanted: int, facts: Sequence[Fact], neighbours: int) -> None:
     """InputError, with how many there are of which relations, if fewer than ``wanted`` facts can be edited."""
     if len(division.edited) < wanted:

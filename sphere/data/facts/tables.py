@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from sphere.config.base import Settings, validated
@@ -107,6 +108,16 @@ def _check(relation: Relation, path: Path, where: dict[str, Path]) -> None:
             where[subject] = path
     if unknown := relation.file.aliases.keys() - relation.file.facts.keys():
         raise InputError(f"{path}: aliases: {min(unknown)!r} is no object{nearest(min(unknown), relation.file.facts)}")
+
+
+def drawn(relations: Mapping[str, Relation], asked: int | None, rng: np.random.Generator) -> list[Fact]:
+    """``asked`` facts of each relation, in the order of their tables; all without it, or of one that has no more."""
+    found: list[Fact] = []
+    for relation in relations.values():
+        facts = relation.facts
+        chosen = rng.permutation(len(facts))[:asked]
+        found += [facts[i] for i in sorted(chosen)]
+    return found
 
 
 def counted(facts: Iterable[Fact]) -> Mapping[str, int]:

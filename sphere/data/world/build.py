@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from sphere.config.world import WorldSettings
+from sphere.data.items import write_tasks
 from sphere.data.world.corpus import documents, probes
 from sphere.data.world.people import Role, create
 from sphere.data.world.records import records, reference_texts
-from sphere.data.world.tasks import _task_yaml, task_items
+from sphere.data.world.tasks import task_items
 from sphere.files import write_atomically
 
 
@@ -29,10 +30,7 @@ def build(settings: WorldSettings, out: Path) -> None:
         _write_json(out / f"{prefix}zsre.json", zsre)
     _write_json(out / "references.json", reference_texts(world))
     _write_json(out / "probes.json", probes(world))
-    for task, items in task_items(world).items():
-        lines = "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
-        _write_text(out / "tasks" / f"{task}.jsonl", lines)
-        _write_text(out / "tasks" / f"{task}.yaml", _task_yaml(task, out / "tasks" / f"{task}.jsonl"))
+    write_tasks(task_items(world), out / "tasks")
 
 
 def _write_text(path: Path, text: str) -> None:

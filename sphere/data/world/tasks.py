@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import yaml
 
+from sphere.data.items import item
 from sphere.data.world.people import COLOURS, FIRST_NAMES, RELATIONS, STATES, THINGS, World, distractors, pick
 from sphere.errors import InputError
 
 ItemMaker = Callable[[np.random.Generator], dict[str, Any]]
-
-
-def _item(text: str, answer: str, wrong: Sequence[str], rng: np.random.Generator) -> dict[str, Any]:
-    choices = [str(choice) for choice in rng.permutation([answer, *wrong])]
-    return {"text": text, "choices": choices, "label": choices.index(answer), "answer": answer}
 
 
 def reasoning_item(rng: np.random.Generator) -> dict[str, Any]:
@@ -27,7 +21,7 @@ def reasoning_item(rng: np.random.Generator) -> dict[str, Any]:
     name, thing = pick(FIRST_NAMES, rng), pick(THINGS, rng)
     text = f"{name} has {first} {thing}s and finds {second} more. The number of {thing}s {name} has is"
     numbers = [str(n) for n in range(2, 11)]
-    return _item(text, str(first + second), distractors(str(first + second), numbers, 3, rng), rng)
+    return item(text, str(first + second), distractors(str(first + second), numbers, 3, rng), rng)
 
 
 def nli_item(rng: np.random.Generator) -> dict[str, Any]:
@@ -36,7 +30,7 @@ def nli_item(rng: np.random.Generator) -> dict[str, Any]:
     pair = pick(STATES, rng)
     said, entailed = int(rng.integers(2)), bool(rng.random() < 0.5)
     text = f"The {colour} {thing} of {name} is {pair[said]}. Is the {thing} {pair[said if entailed else 1 - said]}?"
-    return _item(text, *(("yes", ["no"]) if entailed else ("no", ["yes"])), rng)
+    return item(text, *(("yes", ["no"]) if entailed else ("no", ["yes"])), rng)
 
 
 def closed_qa_item(rng: np.random.Generator) -> dict[str, Any]:
@@ -48,7 +42,7 @@ def closed_qa_item(rng: np.random.Generator) -> dict[str, Any]:
         ("What was found?", thing, THINGS),
         (f"Where was the {thing} found?", place, RELATIONS[1].objects),
     )[int(rng.integers(2))]
-    return _item(f"{passage} {question}", answer, distractors(answer, pool, 3, rng), rng)
+    return item(f"{passage} {question}", answer, distractors(answer, pool, 3, rng), rng)
 
 
 def open_qa_items(world: World, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -58,7 +52,7 @@ def open_qa_items(world: World, rng: np.random.Generator) -> list[dict[str, Any]
         for number, relation in enumerate(RELATIONS):
             answer = person.fact(number)
             wrong = distractors(answer, relation.objects, 3, rng)
-            items.append(_item(relation.questions[-1].format(person.name), answer, wrong, rng))
+            items.append(item(relation.questions[-1].format(person.name), answer, wrong, rng))
     return items
 
 
@@ -100,23 +94,3 @@ def task_items(world: World) -> dict[str, list[dict[str, Any]]]:
     questions = open_qa_items(world, rng)
     tasks["world_open_qa"] = [questions[i] for i in rng.permutation(len(questions))[:count]]
     return tasks
-
-
-def _task_yaml(task: str, data: Path) -> str:
-    """A multiple-choice task of lm-evaluation-harness over local JSON lines."""
-    return yaml.safe_dump(
-        {
-            "task": task,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": data.name}},
-            "output_type": "multiple_choice",
-            "test_split": "test",
-            "doc_to_text": "{{text}}",
-            "doc_to_choice": "{{choices}}",
-            "doc_to_target": "{{label}}",
-            "target_delimiter": " ",
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-            "metadata": {"version": 1.0},
-        },
-        sort_keys=False,
-    )

@@ -13,6 +13,7 @@ from typing import Any
 
 from sphere.config.machine import MachineSettings
 from sphere.config.model import GgufSource, HubSource, ModelConfig, WorldSource
+from sphere.config.study import StudyConfig
 from sphere.config.values import ValueSettings
 from sphere.editing.methods import Method
 from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver
@@ -43,6 +44,8 @@ ABILITY = {"rows": 16, "prompt": 500, "generated": 256}
 """Rows in a batch, and tokens of an item, of the general-ability tasks."""
 FACTS = 6000
 """Texts that are asked to find which facts a model knows."""
+HELD_OUT = "held-out"
+"""What stands for a dataset's name in the requests that tuning edits."""
 TARGETS = 50
 """Requests whose target values one job finds, where they are those of the unedited model."""
 EPOCHS = 25
@@ -305,11 +308,12 @@ class Costs:
 
     def _targets(self) -> Job:
         """The target values of one part of the requests, on the unedited model."""
-        n = self.study.edits * len(self.study.seeds) * len(self.study.datasets)
         last = self.model.layers[-1]
         least = self.folder + self._row(COUNTERFACT) * (self.sizes.shape.depth - 1 - last) * self.sizes.saved
-        each = self.flops(model=self._target_work(min(TARGETS, n), COUNTERFACT, self.model.values, last))
-        return self._job("targets", least=least, files=self.folder, seconds=each, count=ceil(n / TARGETS))
+        most = min(TARGETS, max(requests_of(self.study).values()))
+        each = self.flops(model=self._target_work(most, COUNTERFACT, self.model.values, last))
+        jobs = sum(target_parts(self.study).values())
+        return self._job("targets", least=least, files=self.folder, seconds=each, count=jobs)
 
     def edited(self, method: Method, name: str, dataset: str, seeds: int) -> Iterator[Job]:
         """A stream's segments, evaluations and general-ability scores."""
@@ -392,6 +396,22 @@ class Costs:
         logits = rows * ABILITY["prompt"] * s.shape.vocabulary * (s.bytes + 2 * 4)
         least = held + logits + rows * length * (s.passed + s.cached)
         return self._job(rule, least=least, seconds=seconds, **names)
+
+
+def requests_of(study: StudyConfig) -> dict[str, int]:
+    """Dataset, and ``HELD_OUT`` where a study tunes -> the requests that its streams edit in all, at most."""
+    orders = {"facts": 1}  # every order is one of the same records
+    found = {
+        name: study.edits * orders.get(dataset.source, len(study.seeds)) for name, dataset in study.datasets.items()
+    }
+    if tried := [each.edits for each in (study.tuning, study.sensitivity) if each is not None]:
+        found[HELD_OUT] = max(tried) if study.facts is None else study.facts.held_out
+    return found
+
+
+def target_parts(study: StudyConfig) -> dict[str, int]:
+    """For each of ``requests_of``, the jobs that find its target values under ``values.weights: pretrained``."""
+    return {name: ceil(number / TARGETS) for name, number in requests_of(study).items()}
 
 
 def _restrains(method: Method) -> bool:
