@@ -82,14 +82,54 @@ def test_c4_is_the_paired_difference_to_the_best_baseline(tables: Path, tmp_path
     ]
 
 
-def test_one_seed_gives_effects_but_no_verdict(tmp_path: Path) -> None:
-    found = verdicts(make_tables(tmp_path, seeds=[0]), tmp_path)
+def test_one_order_gets_verdicts_from_its_records(tmp_path: Path) -> None:
+    tables = make_tables(tmp_path, seeds=[4])
+    found = verdicts(tables, tmp_path)
+    claims = pd.read_csv(tmp_path / "claims.csv").set_index("id")
+    assert {name: verdict for name, (verdict, _) in found.items() if verdict != REPRODUCED} == {}
+    assert all("not over orders" in reason for name, (_, reason) in found.items() if name not in ("C3", "C6"))
+    kinds = {name: f"bootstrap over {unit}" for name, unit in (("C5", "items"), ("C7", "batches"), ("C8", "layers"))}
+    rest = dict.fromkeys(("C1", "C2", "C4", "C6"), "bootstrap over records")
+    assert claims["ci_kind"].drop("C3").to_dict() == {**kinds, **rest}
+    assert (claims["n_seeds"] == 1).all()
+    assert (claims["ci_low"] <= claims["effect"]).drop("C3").all()
+    assert (claims["ci_high"] >= claims["effect"]).drop("C3").all()
+    once = (tmp_path / "claims.csv").read_bytes()
+    check_claims(tables, PUBLISHED, tmp_path)
+    assert (tmp_path / "claims.csv").read_bytes() == once
+
+
+def test_a_paired_bootstrap_is_narrower_than_one_that_is_not_paired(tmp_path: Path) -> None:
+    """Brute force: the same records drawn for both methods, one replicate at a time."""
+    tables = make_tables(tmp_path, seeds=[4])
+    check_claims(tables, PUBLISHED, tmp_path)
+    detail = pd.read_csv(tmp_path / "claims_detail.csv").set_index("part")
+    row = detail.loc["tiny, counterfact, efficacy, against alphaedit"]
+    last = load(tables, "editing_records").query("edits == 100")
+    wide = last.pivot_table(index="case_id", columns="method", values="efficacy")
+    gain = 100 * (wide["sphere"] - wide["alphaedit"]).to_numpy()
+    rng = np.random.default_rng(5)
+    draws = [gain[rng.integers(len(gain), size=len(gain))].mean() for _ in range(2000)]
+    assert row["effect"] == pytest.approx(gain.mean())
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=2)
+    apart = 1.96 * 100 * np.sqrt((wide["sphere"].var() + wide["alphaedit"].var()) / len(wide))
+    assert row["ci_high"] - row["ci_low"] < 2 * apart
+
+
+def test_one_order_without_records_gets_no_verdict(tmp_path: Path) -> None:
+    tables = make_tables(tmp_path, seeds=[0])
+    load(tables, "editing_records").iloc[:0].to_csv(tables / "editing_records.csv", index=False)
+    found = verdicts(tables, tmp_path)
     claims = pd.read_csv(tmp_path / "claims.csv").set_index("id")
     assert found.pop("C3")[0] == REPRODUCED  # a theorem needs no interval
     assert {verdict for verdict, _ in found.values()} == {NOT_TESTED}
-    assert all("one seed" in reason for _, reason in found.values())
+    assert all("one order" in reason for _, reason in found.values())
     assert claims["effect"].notna().all()
     assert claims["ci_low"].isna().all()
+
+
+def test_records_of_several_orders_are_not_gathered(tables: Path) -> None:
+    assert load(tables, "editing_records").empty
 
 
 def test_what_a_study_lacks_is_named(tmp_path: Path) -> None:

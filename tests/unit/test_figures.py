@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -341,12 +342,16 @@ def test_ellipses_have_their_methods_dash_and_lie_within_the_axes(drawn: list[Fi
 
 
 def test_early_warning_has_a_lane_from_warning_to_collapse(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
-    FIGURES["early_warning"](gathered, tmp_path / "x")
+    tables = tmp_path / "tables"
+    shutil.copytree(gathered, tables)
+    energy = load(gathered, "energy_summary")
+    energy.loc[(energy["method"] == "memit") & (energy["batch"] > 3), "he_mean"] += 50
+    energy.to_csv(tables / "energy_summary.csv", index=False)
+    FIGURES["early_warning"](tables, tmp_path / "x")
     lanes = drawn[0].axes[2]
     assert [label.get_text() for label in lanes.get_yticklabels()] == [
         "MEMIT", "MEMIT + SPHERE", "AlphaEdit", "SPHERE",
     ]  # fmt: skip
-    energy = load(gathered, "energy_summary")
     first = early_warnings(trajectories(load(gathered, "editing_summary"), energy), energy_by_batch(energy))
     when = first[first["method"] == "memit"][["warning_edits", "collapse_edits"]].mean()
     assert when.notna().all()

@@ -288,11 +288,14 @@ def test_trajectories_have_checkpoints_only_and_the_datasets_family(gathered: Pa
 
 def test_early_warnings_of_a_known_stream() -> None:
     run = {"model": "m", "dataset": "d", "method": "a", "seed": 0}
-    batches = pd.DataFrame([{**run, "edits": e, "he_change": c} for e, c in ((10, 0.2), (20, -1.5), (30, -4.0))])
-    paths = pd.DataFrame([{**run, "edits": e, "efficacy": v} for e, v in ((10, 80.0), (20, 60.0), (30, 40.0))])
+    moved = ((0, nan), (10, 0.2), (20, -0.1), (30, 0.3), (40, -1.1), (50, 3.0))  # 0.2 on average at first
+    batches = pd.DataFrame([{**run, "edits": e, "step": step} for e, step in moved])
+    paths = pd.DataFrame([{**run, "edits": e, "efficacy": v} for e, v in ((10, 80.0), (40, 60.0), (50, 40.0))])
     found = early_warnings(paths, batches).iloc[0]
-    assert (found["warning_edits"], found["collapse_edits"], found["lead_edits"]) == (20, 30, 10)
-    calm = early_warnings(paths.assign(efficacy=80.0), batches.assign(he_change=0.0)).iloc[0]
+    assert (found["warning_edits"], found["collapse_edits"], found["lead_edits"]) == (40, 50, 10)
+    tiny = early_warnings(paths, batches.assign(step=batches["step"] * 1e-9)).iloc[0]
+    assert (tiny["warning_edits"], tiny["lead_edits"]) == (40, 10), "the first batches are the measure"
+    calm = early_warnings(paths.assign(efficacy=80.0), batches.assign(step=0.0)).iloc[0]
     assert calm[["warning_edits", "collapse_edits", "lead_edits"]].isna().all()
 
 
@@ -302,27 +305,27 @@ def test_early_warnings_of_a_known_stream() -> None:
 def test_what_never_worked_does_not_collapse(efficacy: tuple[float, ...], collapse: float) -> None:
     run = {"model": "m", "dataset": "d", "method": "a", "seed": 0}
     paths = pd.DataFrame([{**run, "edits": 10 * (i + 1), "efficacy": value} for i, value in enumerate(efficacy)])
-    batches = pd.DataFrame([{**run, "edits": 10, "he_change": 2.0}])
+    batches = pd.DataFrame([{**run, "edits": 10, "step": 2.0}])
     found = early_warnings(paths, batches).iloc[0]
     assert found["collapse_edits"] == pytest.approx(collapse, nan_ok=True)
 
 
 def test_false_alarms_and_misses_are_counted() -> None:
     """Four seeds: both happened, HE alone moved, efficacy alone halved, neither."""
-    moved, halved = (2.0, 2.0, 0.5, 0.5), (0.2, 0.8, 0.2, 0.8)
+    moved, halved = (9.0, 9.0, 1.5, 1.5), (0.2, 0.8, 0.2, 0.8)
     editing, energy = [], []
     for seed in range(4):
         run = {"model": "m", "dataset": "counterfact", "method": "memit", "seed": seed}
-        scores = zip((10, 20), (0.8, halved[seed]), strict=True)
+        scores = zip((40, 50), (0.8, halved[seed]), strict=True)
         family = {"metric_family": "accuracy", "metric": "efficacy"}
         editing += [{**run, "edits": edits, **family, "mean": score} for edits, score in scores]
-        changes = zip((0, 10, 20), (0.0, moved[seed], moved[seed]), strict=True)
+        changes = zip((0, 10, 20, 30, 40), (0.0, 1.0, 2.0, 3.0, 3 + moved[seed]), strict=True)
         energy += [{**run, "edits": n, "batch": n / 10, "layer": 0, "he_mean": 100 + c} for n, c in changes]
     (row,) = warning_table(pd.DataFrame(editing), pd.DataFrame(energy)).rows
     assert {key: row.cells[key].value for key in ("warned", "collapsed", "both", "seeds")} == {
         "warned": 2, "collapsed": 2, "both": 1, "seeds": 4,
     }  # fmt: skip
-    assert [row.cells[f"{key}_edits"].value for key in ("warning", "collapse", "lead")] == [10, 20, 10]
+    assert [row.cells[f"{key}_edits"].value for key in ("warning", "collapse", "lead")] == [40, 50, 10]
 
 
 def test_batch_seconds_leave_out_measuring(gathered: Path) -> None:

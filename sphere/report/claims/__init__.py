@@ -1,6 +1,7 @@
 """The paper's claims (config/published/claims.csv), each tested on a study's gathered tables.
 
-Every claim becomes one number a seed; the verdict comes from its 95 % interval over seeds (Student's t):
+Every claim becomes one number a seed; the verdict comes from its 95 % interval over seeds (Student's t), in a study of
+one order from a bootstrap over its records, which says nothing of other orders (``replicates``):
 
     reproduced        the interval lies wholly on the side the claim says
     not reproduced    it does not: it includes the other side, or lies there

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,14 @@ import numpy as np
 import pandas as pd
 
 from sphere.evaluation.neurons import COLUMNS as NEURON_COLUMNS
-from sphere.report.tables.intervals import NO_INTERVAL, Interval, over_seeds
+from sphere.report.claims.replicates import (
+    one_order,
+    replicated,
+    replicated_paths,
+    replicated_scores,
+    replicated_units,
+)
+from sphere.report.tables.intervals import NO_INTERVAL, OVER_SEEDS, Interval, over_draws, over_seeds
 from sphere.report.tables.summaries import headline_ability, load
 from sphere.report.tables.trajectories import RUN, energy_by_batch, trajectories
 
@@ -31,17 +38,32 @@ class Evidence:
     neurons: pd.DataFrame
 
     @classmethod
-    def read(cls, tables: Path) -> Evidence:
-        """From a folder of gathered tables; neuron_cosine.csv may be missing."""
+    def read(cls, tables: Path, *, seed: int = 0) -> Evidence:
+        """From a folder of gathered tables; neuron_cosine.csv may be missing.
+
+        A study of one order is resampled (``replicates``), drawn from ``seed``.
+        """
         energy = load(tables, "energy_summary")
         neurons = tables / "neuron_cosine.csv"
-        return cls(
+        found = cls(
             paths=trajectories(load(tables, "editing_summary"), energy),
             batches=energy_by_batch(energy),
             energy=energy,
             ability=headline_ability(load(tables, "general_ability_summary")),
             timing=load(tables, "timing_summary"),
             neurons=pd.read_csv(neurons) if neurons.exists() else pd.DataFrame(columns=list(NEURON_COLUMNS)),
+        )
+        records = load(tables, "editing_records")
+        if not one_order(found.paths, records):
+            return found
+        rng = np.random.default_rng(seed)
+        return replace(
+            found,
+            paths=replicated_paths(found.paths, records, rng),
+            batches=replicated(found.batches),
+            ability=replicated_scores(found.ability, rng),
+            timing=replicated_units(found.timing[found.timing["batch"] > 0], ("edits", "batch"), rng),
+            neurons=replicated_units(found.neurons, ("layer",), rng),
         )
 
 
@@ -55,10 +77,14 @@ class Part:
     by_seed: Mapping[int, float]
     left_out: tuple[str, ...] = ()
     """Parts that a mean over parts could not use, since a seed of theirs has no number."""
+    unit_of_draws: str = "records"
+    """What the replicates of a study of one order draw."""
 
     @property
     def interval(self) -> Interval:
-        return over_seeds(self.by_seed.values())
+        drawn = [value for seed, value in self.by_seed.items() if seed < 0]
+        seeds = [value for seed, value in self.by_seed.items() if seed >= 0]
+        return over_draws(seeds, drawn, self.unit_of_draws) if drawn else over_seeds(seeds)
 
 
 @dataclass(frozen=True)
@@ -86,11 +112,14 @@ def judge(interval: Interval, *, above: float | None = None, below: float | None
     if interval.n == 0:
         return NOT_TESTED, "no seed has this statistic"
     if interval.kind == NO_INTERVAL:
-        return NOT_TESTED, "one seed: an interval over seeds needs two"
+        return NOT_TESTED, "one order without records to resample: an interval needs two orders"
     fits = (above is None or interval.low > above) and (below is None or interval.high < below)
     sides = [("above", above), ("below", below)]
     wanted = " and ".join(f"{side} {limit:g}" for side, limit in sides if limit is not None)
-    return (REPRODUCED, f"the interval lies {wanted}") if fits else (NOT_REPRODUCED, f"the interval is not {wanted}")
+    verdict, reason = (REPRODUCED, f"lies {wanted}") if fits else (NOT_REPRODUCED, f"is not {wanted}")
+    if interval.kind == OVER_SEEDS:
+        return verdict, f"the interval {reason}"
+    return verdict, f"the interval, {interval.kind} and not over orders, {reason}"
 
 
 def pooled(name: str, statistic: str, unit: str, parts: Iterable[Part]) -> Part:
@@ -107,17 +136,23 @@ def pooled(name: str, statistic: str, unit: str, parts: Iterable[Part]) -> Part:
     left_out = tuple(part.name for part, values in zip(each, finite, strict=True) if values not in known)
     common = sorted(seed for seed in seeds if all(seed in values for values in known))
     means = {seed: float(np.mean([values[seed] for values in known])) for seed in common}
-    return Part(name, statistic, unit, means, left_out)
+    return Part(name, statistic, unit, means, left_out, each[0].unit_of_draws if each else "records")
 
 
 def stopped_streams(paths: pd.DataFrame) -> dict[str, int]:
     """Method -> how many of its streams ended before the last checkpoint of their model and dataset."""
     if paths.empty:
         return {}
+    paths = orders(paths)
     last = paths.groupby(["model", "dataset"])["edits"].transform("max")
     reached = (paths["edits"] == last).groupby([paths[key] for key in RUN], sort=False).any()
     short = reached[~reached].reset_index()
     return {str(method): len(own) for method, own in short.groupby("method", sort=False)}
+
+
+def orders(frame: pd.DataFrame) -> pd.DataFrame:
+    """Its rows of orders that ran, without the replicates."""
+    return frame[frame["seed"] >= 0]
 
 
 def by_seed_of(frame: pd.DataFrame, column: str) -> dict[int, float]:
@@ -126,8 +161,8 @@ def by_seed_of(frame: pd.DataFrame, column: str) -> dict[int, float]:
 
 
 def per_seed(frame: pd.DataFrame, measure: Callable[[pd.DataFrame], float]) -> dict[int, float]:
-    seeds: list[Any] = sorted(frame["seed"].unique())
-    return {int(seed): float(measure(frame[frame["seed"] == seed])) for seed in seeds}
+    runs: Iterable[tuple[Any, pd.DataFrame]] = frame.groupby("seed", sort=True)
+    return {int(seed): float(measure(run)) for seed, run in runs}
 
 
 def place(model: Any, dataset: Any) -> str:

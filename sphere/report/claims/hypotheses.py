@@ -17,6 +17,7 @@ from sphere.report.claims.evidence import (
     UntestableError,
     by_seed_of,
     judge,
+    orders,
     per_seed,
     place,
     pooled,
@@ -104,7 +105,7 @@ def lasting_methods_move_energy_less(evidence: Evidence) -> Finding:
 def _over_methods(joined: pd.DataFrame) -> str:
     """C2's r_s over the methods' means, whose p tells how much so few methods can show."""
     said = []
-    for (model, dataset), own in joined.groupby(PLACE, sort=False):
+    for (model, dataset), own in orders(joined).groupby(PLACE, sort=False):
         means = own.groupby("method")[["he_path", "efficacy"]].mean()
         found = spearman(means["he_path"], means["efficacy"])
         if np.isfinite(found.r):
@@ -160,7 +161,7 @@ def sphere_keeps_ability(evidence: Evidence) -> Finding:
         raise UntestableError("general ability was not measured")
     final = at_last_checkpoint(evidence.ability[evidence.ability["method"] != PRE_EDITED])
     scores = (100 * final.groupby([*RUN, "edits"])["mean"].mean()).rename("value").reset_index()
-    parts = against_best(scores.assign(metric="general ability"), "metric", "points", highest=True)
+    parts = against_best(scores.assign(metric="general ability"), "metric", "points", highest=True, draws="items")
     whole = pooled("all", "SPHERE minus the best baseline in mean general-ability score", "points", parts)
     return Finding(whole, *_lasting(evidence, whole, above=0), parts=parts)
 
@@ -202,11 +203,11 @@ def projection_is_cheap(evidence: Evidence) -> Finding:
     streams = streams[[is_headline(method) for method in streams["method"]]]
     if streams.empty:
         raise UntestableError("no timing of SPHERE")
-    parts = [
-        Part(place(model, dataset), "projection / edit time", "%", by_seed_of(own, "ratio_percent"))
-        for (model, dataset), own in streams.groupby(PLACE, sort=False)
-    ]
-    whole = pooled("all", "projection / edit time", "%", parts)
+    statistic, parts = "projection / edit time", []
+    for (model, dataset), own in streams.groupby(PLACE, sort=False):
+        ratios = by_seed_of(own, "ratio_percent")
+        parts.append(Part(place(model, dataset), statistic, "%", ratios, unit_of_draws="batches"))
+    whole = pooled("all", statistic, "%", parts)
     verdict, reason = judge(whole.interval, above=3, below=7)
     reason += "; the ratio depends on the sizes of model and batch, and on the machine"
     return Finding(whole, verdict, reason, parts)
@@ -218,7 +219,7 @@ def sphere_keeps_cosines(evidence: Evidence) -> Finding:
         raise UntestableError("the neurons' cosines were not compared")
     final = at_last_checkpoint(evidence.neurons)
     change = final.groupby([*RUN, "edits"])["cosine_change"].mean().rename("value").reset_index()
-    parts = against_best(change.assign(metric="cosine change"), "metric", "", highest=False)
+    parts = against_best(change.assign(metric="cosine change"), "metric", "", highest=False, draws="layers")
     whole = pooled("all", "SPHERE minus the best baseline in mean |change of cosine|", "", parts)
     return Finding(whole, *_lasting(evidence, whole, below=0), parts=parts)
 
@@ -245,7 +246,9 @@ def at_last_checkpoint(paths: pd.DataFrame) -> pd.DataFrame:
     return paths[paths["edits"] == paths.groupby(PLACE)["edits"].transform("max")]
 
 
-def against_best(long: pd.DataFrame, key: str, unit: str, *, highest: bool) -> list[Part]:
+def against_best(
+    long: pd.DataFrame, key: str, unit: str, *, highest: bool, draws: str = "records"
+) -> list[Part]:
     """SPHERE minus the best baseline, paired by seed, one part a model, dataset and `key`.
 
     The best baseline is the one whose mean over seeds is best there, so it may differ from part to part; that choice
@@ -263,12 +266,13 @@ def against_best(long: pd.DataFrame, key: str, unit: str, *, highest: bool) -> l
         if baselines.empty:
             continue
         seeds = set(own.loc[own["method"] == headline, "seed"])
-        means = baselines.groupby("method")["value"].mean()
+        means = orders(baselines).groupby("method")["value"].mean()
         lasted = [name for name in means.index if seeds <= set(baselines.loc[baselines["method"] == name, "seed"])]
         means = means[lasted or means.index]
         best = str(means.idxmax() if highest else means.idxmin())
         name = f"{place(model, dataset)}, {metric}, against {best}"
-        parts.append(Part(name, "SPHERE minus the best baseline", unit, _difference(own, headline, best)))
+        gain = _difference(own, headline, best)
+        parts.append(Part(name, "SPHERE minus the best baseline", unit, gain, unit_of_draws=draws))
     return parts
 
 

@@ -27,7 +27,15 @@ from sphere.report.style import (
 )
 from sphere.report.tables.intervals import Correlation, over_seeds, spearman
 from sphere.report.tables.layout import METRICS, family_label, family_of, method_label, ordered_methods
-from sphere.report.tables.trajectories import early_warnings, energy_correlations, seed_means, steps
+from sphere.report.tables.trajectories import (
+    FASTER,
+    FIRST,
+    early_warnings,
+    energy_correlations,
+    pace,
+    seed_means,
+    steps,
+)
 
 ELLIPSE_POINTS = 6  # a normal distribution fitted to fewer says nothing
 FILLED_ELLIPSES = 5  # with more methods than this, only outlines: fills would cover one another
@@ -252,13 +260,11 @@ def _power(value: float) -> str:
     return rf"${digit}\times10^{{{int(exponent)}}}$"
 
 
-def early_warning(
-    paths: pd.DataFrame, batches: pd.DataFrame, stem: Path, *, change: float = 1.0, collapse: float = 0.5
-) -> None:
-    """HE after every recorded batch, efficacy at every checkpoint, and which moved first.
+def early_warning(paths: pd.DataFrame, batches: pd.DataFrame, stem: Path, *, collapse: float = 0.5) -> None:
+    """How fast every recorded batch moves HE, efficacy at every checkpoint, and which came first.
 
-    On the right a line a method leads from where |change of HE| first passes `change` percent (dashed on the left) to
-    where efficacy first falls to `collapse` of its best.
+    On the right a line a method leads from where HE's pace first passes `FASTER` (dashed on the left) to where efficacy
+    first falls to `collapse` of its best.
     """
     found = [each for each in combinations(paths) if len(_of(batches, *each))]
     if not found:
@@ -268,26 +274,26 @@ def early_warning(
         axes = grid(figure, len(found), 3)
         for (left, middle, right), (model, dataset) in zip(axes, found, strict=True):
             own, energy = _of(paths, model, dataset), _of(batches, model, dataset)
-            energy = energy.assign(size=energy["he_change"].abs())
-            first = early_warnings(own, energy, change=change, collapse=collapse)
+            first = early_warnings(own, energy, collapse=collapse)
+            energy = pace(energy)
             for method in ordered_methods(own["method"]):
-                lines = seed_means(energy[(energy["method"] == method) & (energy["edits"] > 0)], ["edits"], ["size"])
+                lines = seed_means(energy[energy["method"] == method], ["edits"], ["pace"])
                 points = seed_means(own[own["method"] == method], ["edits"], ["efficacy"])
                 points[["efficacy_low", "efficacy_high"]] = points[["efficacy_low", "efficacy_high"]].clip(0, 100)
-                _series(left, lines, "size", method, batches=True)
+                _series(left, lines, "pace", method, batches=True)
                 _series(middle, points, "efficacy", method)
             _leads(right, first)
-            left.axhline(change, color="#222222", linewidth=0.8, linestyle="--")
+            left.axhline(FASTER, color="#222222", linewidth=0.8, linestyle="--")
             left.set_yscale("log")
-            left.set_ylim(log_limits([change, *energy["size"][np.isfinite(energy["size"]) & (energy["size"] > 0)]]))
+            left.set_ylim(log_limits([FASTER, *energy["pace"][np.isfinite(energy["pace"]) & (energy["pace"] > 0)]]))
             middle.set_ylim(-4, 104)
             end = float(max(own["edits"].max(), energy["edits"].max()))
-            titles = (f"Energy\ndashed: {change:g} %", "Efficacy", "Lead\nfrom energy (|) to efficacy")
+            titles = (f"Pace of energy\ndashed: {FASTER:g}", "Efficacy", "Lead\nfrom energy (|) to efficacy")
             for axis, title in zip((left, middle, right), titles, strict=True):
                 axis.set_xlim(-0.04 * end, 1.04 * end)
                 axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
                 axis.set_title(title, loc="left", linespacing=1.2)
-            left.set_ylabel(row_label(model, dataset, "|HE change| (%)", several=len(found) > 1))
+            left.set_ylabel(row_label(model, dataset, f"|step of HE| / first {FIRST}", several=len(found) > 1))
             middle.set_ylabel(f"Efficacy ({family_label(family_of(dataset))}, %)")
         for axis in axes[-1]:
             axis.set_xlabel("Edits made")

@@ -66,6 +66,22 @@ def from_stderr(mean: float, stderr: float, n: int = 1) -> Interval:
     return Interval(mean, mean - reach, mean + reach, OVER_ITEMS, n)
 
 
+def over_draws(values: Iterable[float], draws: Iterable[float], unit: str) -> Interval:
+    """The mean of ``values``, between the percentiles of it that bootstrap ``draws`` of ``unit`` (records) gave.
+
+    Draws that are not finite are left out. The interval reaches to the mean at least, from which the draws of a rank
+    correlation lean towards 0.
+    """
+    mean = _mean_interval(values, NO_INTERVAL, student=False)
+    sample = np.asarray(list(draws), dtype=np.float64)
+    sample = sample[np.isfinite(sample)]
+    if mean.n == 0 or len(sample) < 2:
+        return Interval(mean.mean, nan, nan, NO_INTERVAL, mean.n)
+    low, high = np.quantile(sample, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = min(mean.mean, float(low)), max(mean.mean, float(high))
+    return Interval(mean.mean, low, high, f"bootstrap over {unit}", mean.n)
+
+
 def _mean_interval(values: Iterable[float], kind: str, *, student: bool) -> Interval:
     sample = np.asarray(list(values), dtype=np.float64)
     sample = sample[np.isfinite(sample)]

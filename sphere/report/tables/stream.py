@@ -21,7 +21,15 @@ from sphere.report.tables.layout import (
     paper_name,
 )
 from sphere.report.tables.render import Cell, Column, Row, Table
-from sphere.report.tables.trajectories import RUN, early_warnings, energy_by_batch, energy_correlations, trajectories
+from sphere.report.tables.trajectories import (
+    FASTER,
+    FIRST,
+    RUN,
+    early_warnings,
+    energy_by_batch,
+    energy_correlations,
+    trajectories,
+)
 
 PAPER_MODELS = ("LLaMA3-8B", "Qwen2.5-7B", "Qwen2.5-32B")
 PROJECTION_PHASE = "projection"
@@ -202,16 +210,16 @@ def _paper_spearman(paper: pd.DataFrame | None, method: str, metric: str) -> tup
 
 
 def warning_table(editing: pd.DataFrame, energy: pd.DataFrame) -> Table:
-    """HE as an early warning: edits at which HE had moved by 1 %, at which efficacy had halved, and the lead.
+    """HE as an early warning: edits at which its pace rose, at which efficacy had halved, and the lead.
 
-    Beside them in how many seeds each happened: HE that moved where efficacy did not halve is a false alarm, the
+    Beside them in how many seeds each happened: HE that rose where efficacy did not halve is a false alarm, the
     reverse a miss.
     """
     columns = [
-        Column("warning_edits", "HE moved 1 % (edits)", "", None, 0),
+        Column("warning_edits", f"HE moved {FASTER:g} x as fast (edits)", "", None, 0),
         Column("collapse_edits", "Efficacy halved (edits)", "", None, 0),
         Column("lead_edits", "Lead (edits)", "", None, 0),
-        Column("warned", "HE moved", "Seeds where", None, 0),
+        Column("warned", "HE moved faster", "Seeds where", None, 0),
         Column("collapsed", "efficacy halved", "Seeds where", None, 0),
         Column("both", "both", "Seeds where", None, 0),
         Column("seeds", "Seeds", "", None, 0),
@@ -226,8 +234,9 @@ def warning_table(editing: pd.DataFrame, energy: pd.DataFrame) -> Table:
                 cells |= {key: _seed_cell(own[key]), count: Cell(int(own[key].notna().sum()))}
             rows.append(Row(f"{model}, {dataset_label(str(dataset))}", method_label(method), cells))
     notes = [
-        "Edits: mean over the seeds in which it happened, – where it did not; the lead over those in which both did. "
-        "Collapse is seen at checkpoints only."
+        f"HE moved {FASTER:g} x as fast: the first batch that moves HE so many times as much as the first {FIRST} "
+        "recorded batches did on average. Edits: mean over the seeds in which it happened, – where it did not; the lead "
+        "over those in which both did. Collapse is seen at checkpoints only."
     ]
     return Table("early_warning", "Energy change and collapse", "Method", columns, rows, notes)
 

@@ -1,6 +1,7 @@
 """Gather a study's per-stream CSVs into the tidy tables that every table, figure and claim starts from.
 
     editing_summary.csv            one row a model, dataset, method, seed, checkpoint and metric; interval over records
+    editing_records.csv            a study of one order: the metrics of every record, of its dataset's headline family
     editing_by_method.csv          the same over seeds: Student's t where two seeds or more ran, else over records
     energy_summary.csv             energy.csv of every segment, in stream order
     general_ability_summary.csv    one row a model, dataset, method, seed, checkpoint, task and metric
@@ -38,6 +39,7 @@ INTERVAL = ("mean", "ci_low", "ci_high", "ci_kind")
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "editing_summary": (*STREAM, "metric_family", "metric", *INTERVAL, "n"),
+    "editing_records": (*STREAM, "case_id", *METRICS),
     "editing_by_method": (*CELL, "metric_family", "metric", *INTERVAL, "n_seeds", "n"),
     "energy_summary": (
         *STREAM, "batch", "layer", "he_sum", "he_mean", "delta_he", "theorem_k", "perturbation", "unit_perturbation",
@@ -84,7 +86,9 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
     read = partial(_read, missing=missing)
     streams, before = list(_streams(results, study)), list(_pre_edited(results, study))
 
-    editing = _concat([_editing_rows(read(s.folder / "editing.csv", ("case_id",)), s.names) for s in before + streams])
+    measured = [(s.names, read(s.folder / "editing.csv", ("case_id",))) for s in before + streams]
+    editing = _concat([_editing_rows(records, names) for names, records in measured])
+    alone = measured[len(before) :] if len(study["seeds"]) == 1 else []
     ability = _concat([_stamp(read(path, COLUMNS["general_ability_summary"][5:]), names)
                        for path, names in _ability_files(results, study, streams)])  # fmt: skip
     energy = _concat([_stamp(read(s.folder / "energy.csv", ENERGY_NEEDS), s.names) for s in streams])
@@ -93,6 +97,7 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         raise InputError(f"no result of this study under {results}: run its edits first (looked for {missing[0]})")
     frames = {
         "editing_summary": editing,
+        "editing_records": _concat([_headline_records(records, names) for names, records in alone]),
         "editing_by_method": _by_method(editing, "editing_by_method"),
         "energy_summary": energy,
         "general_ability_summary": ability,
@@ -243,6 +248,14 @@ def _editing_rows(records: pd.DataFrame, names: Mapping[str, Any]) -> pd.DataFra
         if named and interval and interval.n:
             rows.append({**names, "metric_family": named[0], "metric": named[1], **_fields(interval), "n": interval.n})
     return pd.DataFrame(rows)
+
+
+def _headline_records(records: pd.DataFrame, names: Mapping[str, Any]) -> pd.DataFrame:
+    """One row a record, with the metrics of its dataset's headline family."""
+    named = {f"{family_of(names['dataset'])}_{metric}": metric for metric in METRICS}
+    if records.empty or not named.keys() <= set(records):
+        return pd.DataFrame()
+    return _stamp(records[["case_id", *named]].rename(columns=named), names)
 
 
 def _metric_of(column: str) -> tuple[str, str] | None:

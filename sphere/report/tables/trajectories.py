@@ -107,18 +107,39 @@ def steps(paths: pd.DataFrame) -> pd.DataFrame:
     return moved[[*STREAM, "he_step", *METRICS]].dropna(subset=["he_step"]).reset_index(drop=True)
 
 
+FIRST = 3
+"""Recorded batches at a stream's start whose movement of HE is the measure of the later ones'."""
+FASTER = 5.0
+"""HE warns when a batch moves it so many times as much as those did on average. Set beforehand, not fitted."""
+
+
+def pace(batches: pd.DataFrame) -> pd.DataFrame:
+    """``energy_by_batch`` of the batches after the first row, with `pace`: |step| over its mean in the `FIRST` batches.
+
+    How much HE moves differs by orders of magnitude between models and methods; how its movement grows compares. NaN
+    in a stream whose first batches did not move it.
+    """
+    moved = batches[batches["edits"] > 0].copy()
+    size = moved["step"].abs()
+    early = moved.groupby(list(RUN), dropna=False).cumcount() < FIRST
+    start = size.where(early).groupby([moved[key] for key in RUN], dropna=False).transform("mean")
+    moved["pace"] = size / start.where(start > 0)
+    return moved.reset_index(drop=True)
+
+
 def early_warnings(
-    paths: pd.DataFrame, batches: pd.DataFrame, *, metric: str = "efficacy", change: float = 1.0, collapse: float = 0.5
+    paths: pd.DataFrame, batches: pd.DataFrame, *, metric: str = "efficacy", collapse: float = 0.5
 ) -> pd.DataFrame:
-    """Which came first in every stream: HE moving by `change` percent, or the metric falling to `collapse` of its best.
+    """Which came first in every stream: a `pace` of HE above `FASTER`, or the metric at `collapse` of its best.
 
     Columns RUN, warning_edits, collapse_edits, lead_edits (collapse minus warning). NaN: it did not happen.
     """
     rows: list[dict[str, Any]] = []
+    moving = pace(batches)
     for key, path in paths.sort_values(list(STREAM), kind="stable").groupby(list(RUN), sort=False, dropna=False):
         names = dict(zip(RUN, key, strict=True))
-        own = batches[np.logical_and.reduce([batches[name] == value for name, value in names.items()])]
-        moved = own[own["he_change"].abs() > change]
+        own = moving[np.logical_and.reduce([moving[name] == value for name, value in names.items()])]
+        moved = own[own["pace"] > FASTER]
         best = path[metric].cummax()
         fallen = path[(best > 0) & (path[metric] <= collapse * best)]  # what never worked cannot fall
         warning = float(moved["edits"].iloc[0]) if len(moved) else float("nan")
