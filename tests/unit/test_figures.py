@@ -358,7 +358,7 @@ def test_early_warning_has_a_lane_from_warning_to_collapse(gathered: Path, drawn
     assert list(lanes.lines[0].get_xdata()) == list(when)
     assert lanes.lines[0].get_marker() == look("memit").marker
     assert list(lanes.lines[1].get_xdata()) == [when["warning_edits"]]
-    assert [text.get_text() for text in lanes.texts] == ["neither", "neither"]  # AlphaEdit and SPHERE
+    assert [text.get_text() for text in lanes.texts] == ["neither"] * 3
 
 
 def test_axes_say_which_accuracy_they_show(drawn: list[Figure], tmp_path: Path) -> None:

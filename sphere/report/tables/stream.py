@@ -235,8 +235,8 @@ def warning_table(editing: pd.DataFrame, energy: pd.DataFrame) -> Table:
             rows.append(Row(f"{model}, {dataset_label(str(dataset))}", method_label(method), cells))
     notes = [
         f"HE moved {FASTER:g} x as fast: the first batch that moves HE so many times as much as the first {FIRST} "
-        "recorded batches did on average. Edits: mean over the seeds in which it happened, – where it did not; the lead "
-        "over those in which both did. Collapse is seen at checkpoints only."
+        "recorded batches did on average. Edits: mean over the seeds in which it happened, – where it did not; the "
+        "lead over those in which both did. Collapse is seen at checkpoints only."
     ]
     return Table("early_warning", "Energy change and collapse", "Method", columns, rows, notes)
 
