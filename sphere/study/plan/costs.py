@@ -18,7 +18,7 @@ from sphere.config.values import ValueSettings
 from sphere.editing.methods import Method
 from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET
-from sphere.study.configuration import Study
+from sphere.study.configuration import MADE_TASKS, Study
 from sphere.study.plan.jobs import COUNTERFACT, Job, Texts, texts_of
 from sphere.study.plan.shapes import Sizes, shape_of
 
@@ -42,8 +42,12 @@ CORPUS = 32
 """Bytes that a token of the training corpus takes while the corpus is read and packed into rows."""
 ABILITY = {"rows": 16, "prompt": 500, "generated": 256}
 """Rows in a batch, and tokens of an item, of the general-ability tasks."""
+CHOICES = 100
+"""Tokens of an item, all choices together, of the tasks that a study makes itself: nothing is generated."""
 FACTS = 6000
 """Texts that are asked to find which facts a model knows."""
+FEW_FACTS = 1800
+"""Of them, those of the relations with a few dozen facts each, whatever ``facts.asked`` is."""
 HELD_OUT = "held-out"
 """What stands for a dataset's name in the requests that tuning edits."""
 TARGETS = 50
@@ -266,7 +270,8 @@ class Costs:
             written = self.folder if isinstance(model.source, HubSource) else 0
             yield Job("fetch_model", model.name, host=PYTHON[False], written=written)
         if self.study.facts is not None and self.study.asked == model.name:
-            asked = FACTS * (COUNTERFACT.prompt + COUNTERFACT.target)
+            facts = FACTS if self.study.facts.asked is None else min(FACTS, FEW_FACTS + 2 * self.study.facts.asked)
+            asked = facts * (COUNTERFACT.prompt + COUNTERFACT.target)
             yield self._job(
                 "known_facts",
                 least=self.folder + s.shape.vocabulary * 512 * 4,
@@ -390,11 +395,14 @@ class Costs:
         assert tasks is not None
         rule = "ability_pre_edited" if names.get("method") == "pre-edited" else "ability"
         rows, length = ABILITY["rows"], ABILITY["prompt"] + ABILITY["generated"]
-        items = len(tasks.names) * (tasks.limit or 2000)
-        scoring = self.flops(model=2 * items * ABILITY["prompt"] * s.parameters)
+        limit = tasks.limit or 2000
+        made = limit * sum(name in MADE_TASKS for name in tasks.names)
+        items = limit * len(tasks.names) - made
+        scoring = self.flops(model=2 * (items * ABILITY["prompt"] + made * CHOICES) * s.parameters)
         seconds = states * (scoring + self.generating(items, rows, ABILITY["generated"]))
-        logits = rows * ABILITY["prompt"] * s.shape.vocabulary * (s.bytes + 2 * 4)
-        least = held + logits + rows * length * (s.passed + s.cached)
+        prompt = ABILITY["prompt"] if items else CHOICES
+        logits = rows * prompt * s.shape.vocabulary * (s.bytes + 2 * 4)
+        least = held + logits + rows * (length if items else CHOICES) * (s.passed + s.cached)
         return self._job(rule, least=least, seconds=seconds, **names)
 
 
