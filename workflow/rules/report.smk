@@ -1,10 +1,14 @@
 # Tables, figures and claims from the streams' CSVs, and the report that shows them.
+from sphere.report.first_page import first_page
+
+
 report: "../report/workflow.rst"
 
 
 FINAL = STUDY.checkpoints[-1:]
 SUMMARIES = [
     "editing_summary",
+    "editing_records",
     "editing_by_method",
     "energy_summary",
     "general_ability_summary",
@@ -19,6 +23,7 @@ SUMMARIES = [
 ]
 OFFERED = {"caption": "../report/data.rst", "category": "Data"}  # files that the report has for download
 FIGURES = captioned("figure")
+config["first_page"] = first_page(Path(config["results"]) / STUDY.name, STUDY, MODELS.values())  # for workflow.rst
 TABLES = [name for name in captioned("table") if name != "claims"]
 
 

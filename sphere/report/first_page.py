@@ -1,0 +1,76 @@
+"""What a report says first: which model was edited with which facts, and what became of the claims."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sphere.config.model import GgufSource, HubSource, ModelConfig, PathSource
+from sphere.config.study import StudyConfig
+from sphere.report.tables.layout import dataset_label, method_label
+
+SOURCES = {
+    "world": "a fictional world",
+    "facts": "facts of the real world that the model knows",
+    "download": "a published data set",
+    "path": "a file of the user's",
+}
+RELATION_COLUMNS = ("relation", "asked", "known", "edited")
+
+
+def first_page(results: Path, study: StudyConfig, models: Iterable[ModelConfig]) -> str:
+    """reStructuredText over the study under ``results``; what has not been made yet is left out."""
+    lines = ["This study", "----------", ""]
+    lines += [f"- Model: {_model(model)}" for model in models]
+    for name, dataset in study.datasets.items():
+        what = f"{study.edits:,} edits of {dataset_label(name)}, {SOURCES[dataset.source]}"
+        lines.append(f"- {what}; {_counted(len(study.seeds), 'order')}, batches of {study.batch_size}")
+    lines += [f"- Methods: {', '.join(method_label(name) for name in study.methods)}", *_claims(results), ""]
+    relations = results / "facts" / "relations.csv"
+    if study.facts is not None and relations.exists():
+        table = pd.read_csv(relations, keep_default_na=False)
+        total = {"relation": "all", **table[list(RELATION_COLUMNS[1:])].sum().to_dict()}
+        rows = [[*RELATION_COLUMNS], *([row[c] for c in RELATION_COLUMNS] for row in table.to_dict("records"))]
+        lines += ["Facts by relation: those that the model was asked, those it knows, and those that are edited.", ""]
+        lines += _table([*rows, [total[c] for c in RELATION_COLUMNS]])
+    return "\n".join(lines) + "\n"
+
+
+def _model(model: ModelConfig) -> str:
+    source = model.source
+    said = "trained here on the world"
+    if isinstance(source, HubSource):
+        said = f"{source.id}, from the hub"
+    elif isinstance(source, GgufSource):
+        said = f"a GGUF file, {source.item or source.path}, written out in float32"
+    elif isinstance(source, PathSource):
+        said = str(source.path)
+    return f"``{model.name}`` ({said}), layers {', '.join(map(str, model.layers))} edited"
+
+
+def _claims(results: Path) -> list[str]:
+    path = results / "claims" / "claims.csv"
+    if not path.exists():
+        return []
+    rows = pd.read_csv(path).to_dict("records")
+    return ["- Claims:", "", *(f"  - {row['id']} {_plain(row['claim'])}: **{row['verdict']}**" for row in rows)]
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in rows:
+        lines += [f"   {'* -' if i == 0 else '  -'} {_plain(cell)}" for i, cell in enumerate(row)]
+    return lines
+
+
+def _plain(text: Any) -> str:
+    """Text in which nothing is markup."""
+    return re.sub(r"([\\*`|_])", r"\\\1", str(text))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
