@@ -1,8 +1,8 @@
-# make reproduce   the default study, from nothing to results/embedded/report.html
+# make reproduce   the default study, from nothing to results/smollm2/report.html
 # make test        every check
 # Both make .venv first if it is not there. Afterwards: source .venv/bin/activate; snakemake --cores 2 [target]
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-STUDY ?= embedded
+STUDY ?= smollm2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 

@@ -66,7 +66,7 @@ def one_line() -> Iterator[None]:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of config/ to be spoilt, one file at a time."""
     folder = Path(shutil.copytree(ROOT / "config", tmp_path_factory.mktemp("fuzz") / "config"))
-    text = (folder / "config.yaml").read_text(encoding="utf-8").replace("study: embedded", "study: smoke")
+    text = (folder / "config.yaml").read_text(encoding="utf-8").replace("study: smollm2", "study: smoke")
     place = f"sources: {{counterfact: {folder / 'sources.tsv'}}}"  # any file
     (folder / "config.yaml").write_text(text.replace("sources: {}", place), encoding="utf-8")
     return folder

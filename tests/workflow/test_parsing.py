@@ -71,7 +71,7 @@ MISTAKES = [
     ("studies/smoke.yaml", "models: [smoke]", "models: [smock]", "not in config/models: did you mean 'smoke'?"),
     ("models/smoke.yaml", "alpha: 0.5}", "alhpa: 0.5}", "has no hyperparameter 'alhpa': did you mean 'alpha'?"),
     ("studies/smoke.yaml", "zsre: {source: world}", "zsre: {source: path, path: z.json}", "z.json is not there"),
-    ("config.yaml", "study: embedded", "stduy: embedded", "unknown key 'stduy': did you mean 'study'?"),
+    ("config.yaml", "study: smollm2", "stduy: smollm2", "unknown key 'stduy': did you mean 'study'?"),
     ("config.yaml", "sources: {}", "sources: {rte: null}", "sources.rte: input should be a valid string (got None)"),
     ("config.yaml", "results: results ", "study: smoke ", "the key 'study' stands twice"),
     ("config.yaml", "gpu_memory: 80", "gpu_memroy: 80", "unknown key 'gpu_memroy': did you mean 'gpu_memory'?"),
