@@ -44,7 +44,14 @@ from sphere.study.stages import ENERGY_COLUMNS
 
 LAYERS = (1, 2)
 FAST = ValueSettings(steps=3, lr=0.2)
-SETTINGS = {"second_moment_weight": 10.0, "nullspace_fraction": 0.6, "ridge": 1.0, "epochs": 2, "protected_share": 0.5}
+SETTINGS = {
+    "second_moment_weight": 10.0,
+    "nullspace_fraction": 0.6,
+    "ridge": 1.0,
+    "epochs": 2,
+    "protected_share": 0.5,
+    "rebuild_every": 2,
+}
 CORPUS = [text[start:] for text in TEXTS for start in range(0, len(text), 3)]
 METHODS = (
     "ft",
@@ -57,6 +64,18 @@ METHODS = (
     "rect",
     "revive",
     "sphere",
+    "evoedit",
+    "betaedit",
+    "lyaplock",
+    "locft",
+    "rotate",
+    "memit-seq+rect@compensate=true",
+    "sphere@compensate=true",
+    "betaedit+rect@compensate=true",
+    "memit-seq@values.residual=ends",
+    "memit-seq@values.residual=replay",
+    "memit-seq@values.anchor=true",
+    "memit@values.stop=most_probable",
     "memit+sphere",
     "prune+sphere",
     "rect+sphere",
@@ -291,7 +310,7 @@ def test_a_bfloat16_model_is_edited_in_float32(
     """The edited layers alone are float32, in the state and in the model, while the model itself stays bfloat16."""
     tokenizer = tiny_tokenizer(True)
     model = tiny_model(family, len(tokenizer)).bfloat16()
-    parts, layers = adapter(model), resolve(name).edited_layers(LAYERS)
+    parts, layers = adapter(model), resolve(name).edited_layers(LAYERS, FAST)
     state = make_editor(model, tokenizer, name).run(REQUESTS, batch_size=2)
     for i in layers:
         assert parts.parameter(i).dtype == state.weights[i].dtype == torch.float32

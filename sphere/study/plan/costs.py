@@ -89,11 +89,11 @@ class Costs:
         """Edited weights, for PRUNE those the next batch starts from too, and the sum of the keys' products."""
         copies = 2 if _restrains(method) else 1
         past = 8 * self.sizes.moment if _accumulates(method) else 0
-        return len(method.edited_layers(self.model.layers)) * (copies * self.sizes.wide * self.sizes.weight + past)
+        return len(method.edited_layers(self.model.layers, self.model.values)) * (copies * self.sizes.wide * self.sizes.weight + past)
 
     def evaluated_weights(self, method: Method) -> float:
         """The part of a state that is evaluated."""
-        return len(method.edited_layers(self.model.layers)) * self.sizes.wide * self.sizes.weight
+        return len(method.edited_layers(self.model.layers, self.model.values)) * self.sizes.wide * self.sizes.weight
 
     def editing_files(self, method: Method) -> float:
         """What a job that edits reads beside a state."""
@@ -143,7 +143,7 @@ class Costs:
         updates, and what the solver keeps of the keys; the largest of the passing phases comes on top.
         """
         s, n = self.sizes, self.study.batch_size
-        layers = method.edited_layers(self.model.layers)
+        layers = method.edited_layers(self.model.layers, self.model.values)
         many, solver = len(layers), method.solver
         copies = 3 if _restrains(method) else 2
         standing: float = self.edited_model(many) + many * s.weight * (copies * s.wide + 2 * 8)
@@ -192,7 +192,7 @@ class Costs:
         """Seconds of one batch of edits, its energy not counted."""
         s, n, solver = self.sizes, self.study.batch_size, method.solver
         values = method.value_settings(self.model.values)
-        layers = method.edited_layers(self.model.layers)
+        layers = method.edited_layers(self.model.layers, self.model.values)
         many, last = len(layers), layers[-1]
         d_out, d_in = s.shape.width, s.shape.inner
         row = self._row(texts)
@@ -325,7 +325,7 @@ class Costs:
         study, texts = self.study, texts_of(dataset)
         least, most = self.edit_memory(method)
         files = self.editing_files(method)
-        state, many = self.state_file(method), len(method.edited_layers(self.model.layers))
+        state, many = self.state_file(method), len(method.edited_layers(self.model.layers, self.model.values))
         names: dict[str, Any] = {"dataset": dataset, "method": name, "count": seeds}
         once = self.batch_seconds(method, texts) + self.energy_seconds(many) / study.energy_every
         before = 0
