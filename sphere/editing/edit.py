@@ -83,7 +83,9 @@ def edit(
     try:
         if needs and statistics is None:
             with _unedited(parts, state):
-                statistics = collect_statistics(parts, tokenizer, corpus or (), edited)
+                statistics = collect_statistics(
+                    parts, tokenizer, corpus or (), edited, gradients=chosen.needs_gradients
+                )
         if contexts is None:
             generator = torch.Generator().manual_seed(seed)
             contexts = sample_contexts(parts, tokenizer, count=5, length=10, generator=generator)

@@ -128,6 +128,7 @@ class Editor:
     def _prepare(self, spectra: Spectra) -> None:
         """Let the solver and every post-process take what they need of the unedited layers, one layer at a time."""
         moments: Mapping[int, Tensor] = {}
+        gradients: Mapping[int, Tensor] = {} if self.statistics is None else self.statistics.output_moments
         if self.method.needs_statistics:
             if self.statistics is None:
                 raise InputError(f"{self.method.name} needs key second moments: give statistics")
@@ -137,7 +138,8 @@ class Editor:
                     f"the key statistics lack layer {missing[0]}: collect them for layers {list(self.layers)}"
                 )
         for i in self.layers:
-            layer = Layer(self.pretrained[i], i, moments.get(i), spectra.keys.get(i), spectra.principal.get(i))
+            known = spectra.keys.get(i), spectra.principal.get(i), gradients.get(i)
+            layer = Layer(self.pretrained[i], i, moments.get(i), *known)
             with self._calling(self.method.solver):
                 self.prepared[i] = self.method.solver.prepare(layer)
             for process in self.method.postprocess:

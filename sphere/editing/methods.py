@@ -93,7 +93,12 @@ class Method:
     @property
     def needs_statistics(self) -> bool:
         """Whether it takes key second moments."""
-        return bool(self.needs & {"second_moment", "key_spectrum"})
+        return bool(self.needs & {"second_moment", "key_spectrum", "output_moment"})
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the text's gradients have to be taken with the key second moments."""
+        return "output_moment" in self.needs
 
     @property
     def reads_targets(self) -> bool:
