@@ -358,7 +358,7 @@ class Editor:
             batch = [replace(item, ids=(*item.ids, self.tokenizer.eos_token_id)) for item in batch]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.state.batch)
         start = self.adapter.weight(i).double().clone()
-        if solver.from_pretrained:
+        if solver.joint:
             self.adapter.set_weight(i, self.pretrained[i])
         with clock("solve"), self._calling(solver), torch.enable_grad():
             remembered = solver.fit(

@@ -105,6 +105,11 @@ class Method:
         """Whether its updates are made towards target values."""
         return isinstance(self.solver, ClosedFormSolver)
 
+    def shares_targets(self, model: ValueSettings) -> bool:
+        """Whether it reads the target values that a job of their own finds on the unedited model, for all methods."""
+        own = self.value_settings(model)
+        return model.weights == "pretrained" and self.reads_targets and own.optimised_with() == model.optimised_with()
+
     @property
     def spectra(self) -> tuple[str, ...]:
         """The decompositions of the unedited model that it reads, by the names of their files (``spectra``)."""

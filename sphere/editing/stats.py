@@ -19,15 +19,9 @@ from transformers import PreTrainedTokenizerBase
 from sphere.errors import InputError, NumericalError
 from sphere.files import write_atomically
 from sphere.models.adapters import Adapter
-from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
+from sphere.models.batching import CHUNK, DEFAULT_TOKEN_BUDGET, KEPT_SHARE, run_in_batches
 from sphere.models.hooks import capture_inputs, forward
 from sphere.models.tokens import pad_id, right_pad
-
-
-CHUNK = 512
-"""Positions whose logits are there at once, where gradients are taken."""
-KEPT_SHARE = 8
-"""A pass that keeps what gradients need takes this part of the tokens of one that does not."""
 
 
 @dataclass(frozen=True)

@@ -337,7 +337,7 @@ def test_locft_trains_all_edits_so_far_together():
     remembered = fit(edits, {}, whole)
     memory = fit(edits[:1], {}, parts)
     with torch.no_grad():
-        parts.weight.zero_()  # as the batch loop does: from_pretrained
+        parts.weight.zero_()  # as the batch loop does
     memory = fit(edits[1:], memory, parts)
     assert torch.equal(whole.weight, parts.weight)
     assert memory.keys() == remembered.keys() == LocalFineTuning().remembers(9, 9, 3).keys()

@@ -131,8 +131,9 @@ class GradientSolver(Solver):
     """A solver that trains the weight itself."""
 
     single_layer: ClassVar[bool] = True
-    from_pretrained: ClassVar[bool] = False
-    """Whether ``fit`` starts from the weight before any edit, not from the weight as it stands."""
+    joint: ClassVar[bool] = False
+    """Whether ``fit`` trains all edits so far together: it starts from the weight before any edit, not from the weight
+    as it stands, and remembers them itself."""
     ends_targets: ClassVar[bool] = False
     """Whether the end-of-text token is learned behind each target."""
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 IDS, STARTS = "ids", "starts"
 """In its memory: the tokens of every edit (k, T), -1 behind the last of each, and where its target begins (k,)."""
-LONGEST = 64
+LONGEST = 32
 """Tokens of an edit that the plan counts with."""
 
 
@@ -32,7 +32,7 @@ class LocalFineTuning(FineTuning):
     """
 
     name: ClassVar[str] = "locft"
-    from_pretrained: ClassVar[bool] = True
+    joint: ClassVar[bool] = True
     ends_targets: ClassVar[bool] = True
 
     minibatch: PositiveInt = 100

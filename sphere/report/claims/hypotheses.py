@@ -177,7 +177,7 @@ def projection_improves_all(evidence: Evidence) -> Finding:
     for base, projected in pairs:
         gains = []
         for (model, dataset, metric), own in long.groupby([*PLACE, "metric"], sort=False):
-            gain = _difference(own, projected, base)
+            gain = difference(own, projected, base)
             if gain:
                 name = f"{place(model, dataset)}, {metric}, {base}"
                 gains.append(Part(name, "gain from the projection", "points", gain))
@@ -271,12 +271,12 @@ def against_best(
         means = means[lasted or means.index]
         best = str(means.idxmax() if highest else means.idxmin())
         name = f"{place(model, dataset)}, {metric}, against {best}"
-        gain = _difference(own, headline, best)
+        gain = difference(own, headline, best)
         parts.append(Part(name, "SPHERE minus the best baseline", unit, gain, unit_of_draws=draws))
     return parts
 
 
-def _difference(own: pd.DataFrame, first: str, second: str) -> dict[int, float]:
+def difference(own: pd.DataFrame, first: str, second: str) -> dict[int, float]:
     """first minus second by seed, over the seeds that both have."""
     by_method = {name: by_seed_of(own[own["method"] == name], "value") for name in (first, second)}
     seeds = sorted(by_method[first].keys() & by_method[second].keys())
