@@ -30,10 +30,10 @@ class ValueSettings(Settings):
     relative_to: Literal["hidden", "mlp"] = "hidden"
     """The clean state: the layer's output (MEMIT and its kin) or its MLP's (ROME)."""
     residual: Literal["spread", "ends", "replay"] = "spread"
-    """What each layer is to add: an equal share towards the last layer's value (MEMIT); ``ends``, the first and the last
+    """What each layer is to add: an equal share towards the last layer's value (MEMIT); ``ends``, the first and last
     alone, each towards a value of its own (BLUE); ``replay``, all towards what follows from the first's (FE)."""
     stop: Literal["loss", "most_probable"] = "loss"
-    """When a request is finished: its loss below ``stop_loss``, or its target the likeliest text in every context (MPES)."""
+    """When a request is finished: its loss below ``stop_loss``, or its target the likeliest text everywhere (MPES)."""
     anchor: bool = False
     """Scale values to the mean length of the first batch's, and skip requests of twice that length (NAS)."""
 

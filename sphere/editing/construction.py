@@ -1,4 +1,4 @@
-"""Target construction: what each edited layer is to put out at a request's subject (``values.residual``, ``anchor``)."""
+"""Target construction: what each edited layer is to put out at a subject (``values.residual``, ``values.anchor``)."""
 
 from __future__ import annotations
 

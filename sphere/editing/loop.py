@@ -225,7 +225,7 @@ class Editor:
                 skipped += [r.case_id for r in group if r not in kept]
             if not edited:
                 raise NumericalError(
-                    f"batch {state.batch + 1}: every target value is too long for values.anchor: lower clamp_norm_factor"
+                    f"batch {state.batch + 1}: all target values are too long for their anchor: lower clamp_norm_factor"
                 )
         known = {} if getattr(solver, "one_at_a_time", False) else made
         for i in self.layers:
@@ -354,7 +354,7 @@ class Editor:
         batch = encode_many(self.tokenizer, [(r.prompt, r.target_new, r.subject_end) for r in requests])
         if solver.ends_targets:
             if self.tokenizer.eos_token_id is None:
-                raise InputError(f"{solver.name} learns the end of a text, but this tokenizer has no eos_token: set one")
+                raise InputError(f"{solver.name} learns the end of a text, but the tokenizer has no eos_token: set one")
             batch = [replace(item, ids=(*item.ids, self.tokenizer.eos_token_id)) for item in batch]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.state.batch)
         start = self.adapter.weight(i).double().clone()

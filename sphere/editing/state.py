@@ -49,7 +49,7 @@ class EditState:
     contexts: Contexts = field(default_factory=Contexts)
     """The context templates of all its edits."""
     anchors: dict[int, float] = field(default_factory=dict)
-    """Layer -> the length that its target values are scaled to (``values.anchor``), once the first batch has told it."""
+    """Layer -> the length that its target values are scaled to (``values.anchor``), once the first batch has told."""
     stopped: str = ""
     """Why the stream ended at ``position``, before all its edits were made; empty while it goes on."""
 

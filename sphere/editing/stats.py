@@ -85,7 +85,9 @@ def collect_statistics(
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     gradients: bool = False,
 ) -> Statistics:
-    """One pass over ``documents`` for all ``layers``; the pass ends at the last of them, unless ``gradients`` are asked.
+    """One pass over ``documents`` for all ``layers``; the pass ends at the last of them.
+
+    With ``gradients`` S is taken too, and the pass goes through the whole model, and back.
 
     Documents are cut at ``max_length`` tokens, or what the model takes. The last documents, up to ``probe_keys`` keys
     and never more than a tenth of all, are kept out of C. float32 products, float64 sums.

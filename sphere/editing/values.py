@@ -106,9 +106,7 @@ class _Optimisation:
         device = adapter.device
         self.texts = record(adapter, [Row(row.ids[:-1], _pivot(row)) for row in rows], layer=layer, pad=pad)
         self.labels = _Labels.of(rows, device)
-        prompts = encode_many(
-            tokenizer, [(KL_PROMPT.replace("{}", r.subject), None, len(r.subject)) for r in requests]
-        )
+        prompts = encode_many(tokenizer, [(KL_PROMPT.replace("{}", r.subject), None, len(r.subject)) for r in requests])
         self.prompts = record(
             adapter, [Row(row.ids[: _pivot(row) + 1], _pivot(row)) for row in prompts], layer=layer, pad=pad
         )
@@ -157,7 +155,7 @@ class _Optimisation:
     def _loss(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each running request: loss (n,), its gradient (n, d), and whether its target is the likeliest text (n,).
 
-        It is where, in every context, each of its tokens is the likeliest behind those before it (MPES, arXiv 2502.01636).
+        It is where each of its tokens is the likeliest behind those before it, in every context (arXiv 2502.01636).
         """
         delta = delta.detach().requires_grad_(True)
         spread = delta.repeat_interleave(self.count, dim=0)

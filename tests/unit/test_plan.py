@@ -288,7 +288,8 @@ def test_saved_activations_are_bounded(
 
 
 @pytest.mark.parametrize("method", [
-    "memit", "prune", "encore", "sphere", "rome", "lyaplock", "rotate", "locft", "crisp", "memit-seq+rect@compensate=true",
+    "memit", "prune", "encore", "sphere", "rome", "lyaplock", "rotate", "locft", "crisp",
+    "memit-seq+rect@compensate=true",
 ])  # fmt: skip
 def test_files_are_as_large_as_planned(
     method: str, tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker

@@ -20,8 +20,8 @@ from sphere.editing.postprocess.revive import Revive
 from sphere.editing.postprocess.scatter import Scatter
 from sphere.editing.postprocess.sphere import Sphere
 from sphere.errors import InputError, NumericalError
-from sphere.geometry.energy import hyperspherical_energy
 from sphere.geometry.directions import principal_directions, sparse_projection
+from sphere.geometry.energy import hyperspherical_energy
 from sphere.geometry.linalg import symmetric_eigen
 
 SHAPES = [(7, 12), (12, 7), (9, 9)]
@@ -268,7 +268,7 @@ class TestScatter:
         assert torch.linalg.matrix_rank(added) == 1
         assert float((added @ text).norm()) < 0.5 * float((update @ text).norm())
         for edited in (keys, past):
-            assert float((added @ edited).norm()) < 1e-2 * float((added.norm() * edited.norm()))
+            assert float((added @ edited).norm()) < 1e-2 * float(added.norm() * edited.norm())
 
     def test_goes_on_from_what_it_has_moved(self):
         process = Scatter(share=0.05)

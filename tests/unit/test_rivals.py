@@ -1,4 +1,4 @@
-"""The solvers of 2025 and 2026 against their own objectives, what solvers hand back, and the editor of constant energy."""
+"""The solvers of 2025 and 2026 against their own objectives, compensation, and the editor of constant energy."""
 
 import math
 from dataclasses import replace
@@ -67,7 +67,7 @@ def test_evoedit_s_later_updates_leave_earlier_keys_alone_until_the_null_space_i
     assert shares == [5 / 12, 1 / 12]
     _, p = applied(solver, p)
     assert p.memory[BASIS].shape == (D_IN, 0)
-    with pytest.raises(NumericalError, match="evoedit's null space is used up .*: raise nullspace_threshold"):
+    with pytest.raises(NumericalError, match=r"evoedit's null space is used up .*: raise nullspace_threshold"):
         solver.solve(p)
 
 
@@ -119,7 +119,7 @@ def test_a_null_space_that_edits_have_filled_ends_betaedit_s_stream():
     solver = BetaEdit(second_moment_weight=1e-3, nullspace_threshold=0.02, rebuild_every=5)
     p = replace(problem(5, past=False), prepared=solver.prepare(layer()))
     p = replace(p, keys=100 * gaussian(D_IN, 40, seed=2), residuals=gaussian(D_OUT, 40, seed=3))
-    with pytest.raises(NumericalError, match="betaedit finds no null space of text and edits together: .* keeps 0 of"):
+    with pytest.raises(NumericalError, match=r"betaedit finds no null space of text and edits together: .* keeps 0 of"):
         applied(solver, p)
 
 
@@ -305,7 +305,7 @@ def test_rotate_names_rows_that_depend_on_each_other_and_a_singular_moment():
     twins[1] = twins[0]
     with pytest.raises(NumericalError, match="rows of the weight depend on each other, edit another layer"):
         Rotate(second_moment_weight=1).solve(replace(p, weight=twins))
-    with pytest.raises(NumericalError, match="rotate's system .* more text"):
+    with pytest.raises(NumericalError, match=r"rotate's system .* more text"):
         Rotate().solve(replace(p, prepared=moment(3, 8)))
 
 

@@ -95,7 +95,7 @@ def test_statistics_survive_a_file(tmp_path: Path, tiny_model: ModelMaker, tiny_
 def test_output_moments_are_those_of_the_loss_s_gradients(
     family: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """g against the weight's own gradient, which is the sum of g k^T over tokens; S document by document; C as before."""
+    """g against the weight's own gradient, the sum of g k^T over tokens; S document by document; C as before."""
     tokenizer = tiny_tokenizer(family != "gpt2")
     model = tiny_model(family, len(tokenizer)).double()
     parts = adapter(model)
@@ -112,7 +112,9 @@ def test_output_moments_are_those_of_the_loss_s_gradients(
             loss = model(ids, labels=ids).loss * (len(row) - 1)
         for layer, slope in zip((0, 2), torch.autograd.grad(loss, weights), strict=True):
             slope = slope.T if parts.family.transposed else slope
-            torch.testing.assert_close(found[layer].T @ keys[layer][0], slope, atol=1e-5, rtol=1e-3)  # Hugging Face: float32
+            torch.testing.assert_close(
+                found[layer].T @ keys[layer][0], slope, atol=1e-5, rtol=1e-3
+            )  # Hugging Face: float32
             expected[layer] = expected[layer] + found[layer].T @ found[layer]
         for weight in weights:
             weight.requires_grad_(False)

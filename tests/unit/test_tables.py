@@ -122,8 +122,8 @@ def test_slope_of_a_line() -> None:
 
 def test_methods_stand_by_what_they_change() -> None:
     ordered = ["pre-edited", "memit", "memit+sphere", "memit-seq", "evoedit", "memit-seq@values.residual=ends",
-               "rect", "memit-seq+rect", "memit-seq+rect@compensate=true", "sphere", "prune", "memit-seq+prune", "rotate",
-               "memit-seq+scatter"]  # fmt: skip
+               "rect", "memit-seq+rect", "memit-seq+rect@compensate=true", "sphere", "prune", "memit-seq+prune",
+               "rotate", "memit-seq+scatter"]  # fmt: skip
     groups = ["", *["what is solved"] * 4, "what is asked for", *["what becomes of the update"] * 4,
               *["what is evaluated"] * 2, *["controls"] * 2]  # fmt: skip
     assert [group_of(name) for name in ordered] == groups

@@ -42,8 +42,8 @@ class Crisp(PostProcess):
         place, spectrum = layer.pretrained.device, layer.key_spectrum
         if not bool(values[0] > values[-1].clamp_min(0) * len(values) * torch.finfo(values.dtype).eps):
             raise InputError(
-                f"layer {layer.number}'s output moment S (E[g g^T] of the text's loss) is singular: take the statistics "
-                f"from more text (more tokens than d_out, {len(values)})"
+                f"layer {layer.number}'s output moment S (E[g g^T] of the text's loss) is singular: take the "
+                f"statistics from more text (more tokens than d_out, {len(values)})"
             )
         curvature = torch.outer(values, spectrum.values.to(place).clamp_min(0)).flatten()
         ordered, order = curvature.sort(descending=True, stable=True)

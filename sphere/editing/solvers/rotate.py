@@ -107,10 +107,10 @@ class Rotate(ClosedFormSolver):
                 found.zero_grad()
                 change = torch.linalg.matrix_exp(free - free.T).T - identity
                 value = ((change @ cost) * (metric @ change) - 2 * change * wanted).sum() / scale
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward()
                 return value
 
-            found.step(loss)  # type: ignore[no-untyped-call]
+            found.step(loss)
         turned = torch.linalg.matrix_exp((free - free.T).detach())
         if not torch.isfinite(turned).all():
             raise NumericalError("rotate found no rotation: raise second_moment_weight")

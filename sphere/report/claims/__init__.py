@@ -7,9 +7,10 @@ one order from a bootstrap over its records, which says nothing of other orders 
     not reproduced    it does not: it includes the other side, or lies there
     not tested here   the study lacks what the test needs; the reason says what
 
-Of ours (``source``: ours) the first two are `holds` and `does not hold`; they are tested on this project's controls, which
-the paper's claims leave out. `effect` is always given where it can be computed, with or without a verdict. C3 is a theorem, so it is held to every
-batch and needs no interval. Parts (per dataset, method or metric) are in claims_detail.csv.
+Of ours (``source``: ours) the first two are `holds` and `does not hold`; they are tested on this project's controls,
+which the paper's claims leave out. `effect` is always given where it can be computed, with or without a verdict. C3 is
+a theorem, so it is held to every batch and needs no interval. Parts (per dataset, method or metric) are in
+claims_detail.csv.
 """
 
 from __future__ import annotations
@@ -41,7 +42,20 @@ __all__ = ["TESTS", "check_claims"]
 TESTS = PAPER | OURS
 HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold"}
 """What a verdict is called where the claim is not the paper's."""
-COLUMNS = ("id", "source", "claim", "statistic", "effect", "unit", "ci_low", "ci_high", "ci_kind", "n_seeds", "verdict", "reason")
+COLUMNS = (
+    "id",
+    "source",
+    "claim",
+    "statistic",
+    "effect",
+    "unit",
+    "ci_low",
+    "ci_high",
+    "ci_kind",
+    "n_seeds",
+    "verdict",
+    "reason",
+)
 DETAIL = ("id", "part", "statistic", "effect", "unit", "ci_low", "ci_high", "ci_kind", "n_seeds")
 
 

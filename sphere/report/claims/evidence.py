@@ -67,7 +67,6 @@ class Evidence:
             neurons=replicated_units(found.neurons, ("layer",), rng),
         )
 
-
     def without_controls(self) -> Evidence:
         """The evidence of the methods alone: the paper's claims know no controls."""
         kept = {

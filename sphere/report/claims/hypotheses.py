@@ -1,4 +1,4 @@
-"""The eight tests, one function a claim: its docstring says what is held against what."""
+"""The tests of the paper's eight claims, one function a claim: its docstring says what is held against what."""
 
 from __future__ import annotations
 
@@ -187,9 +187,7 @@ def projection_improves_all(evidence: Evidence) -> Finding:
     verdict, reason = judge(whole.interval, above=0)
     stopped = stopped_streams(evidence.paths)
     verdicts = {base: judge(part.interval, above=0)[0] for (base, _), part in zip(pairs, baselines, strict=True)}
-    failed = [
-        method_label(base) for base, projected in pairs if verdicts[base] != REPRODUCED or projected in stopped
-    ]
+    failed = [method_label(base) for base, projected in pairs if verdicts[base] != REPRODUCED or projected in stopped]
     if verdict != NOT_TESTED:
         verdict = NOT_REPRODUCED if failed else REPRODUCED
         count = f"{len(verdicts) - len(failed)} of {len(verdicts)} baselines gain with an interval above 0"
@@ -246,9 +244,7 @@ def at_last_checkpoint(paths: pd.DataFrame) -> pd.DataFrame:
     return paths[paths["edits"] == paths.groupby(PLACE)["edits"].transform("max")]
 
 
-def against_best(
-    long: pd.DataFrame, key: str, unit: str, *, highest: bool, draws: str = "records"
-) -> list[Part]:
+def against_best(long: pd.DataFrame, key: str, unit: str, *, highest: bool, draws: str = "records") -> list[Part]:
     """SPHERE minus the best baseline, paired by seed, one part a model, dataset and `key`.
 
     The best baseline is the one whose mean over seeds is best there, so it may differ from part to part; that choice

@@ -110,7 +110,7 @@ def ranks(table: Table) -> dict[tuple[int, str], int]:
 
 def _heads(table: Table) -> dict[int, str]:
     """{row index: the group that begins with it}, in sections of three groups or more."""
-    found = {}
+    found: dict[int, str] = {}
     for section in dict.fromkeys(row.section for row in table.rows):
         rows = [(index, row.group) for index, row in enumerate(table.rows) if row.section == section and row.group]
         if len({group for _, group in rows}) > 2:
