@@ -69,6 +69,8 @@ METHODS = (
     "lyaplock",
     "locft",
     "rotate",
+    "crisp",
+    "memit-seq+scatter",
     "memit-seq+rect@compensate=true",
     "sphere@compensate=true",
     "betaedit+rect@compensate=true",
@@ -87,14 +89,16 @@ METHODS = (
 
 
 def statistics(model: PreTrainedModel, layers: tuple[int, ...] = LAYERS) -> Statistics:
-    """A well-conditioned random second moment for each layer."""
+    """Well-conditioned random second moments of keys and gradients for each layer."""
     generator = torch.Generator().manual_seed(0)
-    moments, probes = {}, {}
+    moments, probes, outputs = {}, {}, {}
     for i in layers:
         size = adapter(model).weight(i).shape[1]
         sample = torch.randn(size, 3 * size, generator=generator, dtype=torch.float64)
         moments[i], probes[i] = sample @ sample.T / (3 * size), sample[:, :7].clone()
-    return Statistics(moments, probes, 3 * 64)
+        slopes = torch.randn(size // 2, 3 * size, generator=generator, dtype=torch.float64)
+        outputs[i] = slopes @ slopes.T / (3 * size)
+    return Statistics(moments, probes, 3 * 64, outputs)
 
 
 def hyperparameters(name: str) -> dict[str, float]:
