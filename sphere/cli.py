@@ -132,7 +132,7 @@ def edit_model(
     note = {
         "method": method,
         "hyperparameters": chosen.hyperparameters,
-        "layers": list(chosen.edited_layers(layers)),
+        "layers": list(chosen.edited_layers(layers, ValueSettings())),
         "values": chosen.value_settings(ValueSettings()).plain(),
         "requests": str(requests),
         "edits": len(facts),

@@ -43,7 +43,7 @@ class Contexts:
     def read(cls, path: str | Path) -> Contexts:
         found = cls.of(json.loads(Path(path).read_text(encoding="utf-8")))
         if not found.types or found.types[0] != ("",):
-            raise InputError(f"{path}: the first context type must be the bare prompt, [\"\"]")
+            raise InputError(f'{path}: the first context type must be the bare prompt, [""]')
         return found
 
     @classmethod

@@ -67,7 +67,8 @@ def edit(
         raise InputError("there is nothing to edit: give at least one request")
     parts = adapter(model)
     where = tuple(layers) if layers is not None else default_layers(parts.n_layers)
-    for i in chosen.edited_layers(where):
+    edited = chosen.edited_layers(where, values or ValueSettings())
+    for i in edited:
         parts.layer(i)
     list(batches_of(requests, batch_size, parts, tokenizer, contexts or Contexts()))
     needs = chosen.needs_statistics
@@ -82,7 +83,9 @@ def edit(
     try:
         if needs and statistics is None:
             with _unedited(parts, state):
-                statistics = collect_statistics(parts, tokenizer, corpus or (), chosen.edited_layers(where))
+                statistics = collect_statistics(
+                    parts, tokenizer, corpus or (), edited, gradients=chosen.needs_gradients
+                )
         if contexts is None:
             generator = torch.Generator().manual_seed(seed)
             contexts = sample_contexts(parts, tokenizer, count=5, length=10, generator=generator)
@@ -99,7 +102,7 @@ def edit(
         )
         return editor.run(requests, batch_size=batch_size, on_batch=on_batch)
     finally:
-        parts.narrow(chosen.edited_layers(where))
+        parts.narrow(edited)
         model.train(training)
 
 

@@ -249,9 +249,7 @@ def _texts(
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt in prompts])]
     new_tokens = [settings.length - len(row) for row in rows]
     pad = pad_id(tokenizer)
-    done = continue_rows(
-        model, rows, new_tokens=new_tokens, pad=pad, token_budget=token_budget, seed=settings.seed
-    )
+    done = continue_rows(model, rows, new_tokens=new_tokens, pad=pad, token_budget=token_budget, seed=settings.seed)
     return dict(zip(prompts, _decoded(tokenizer, done, skip_special_tokens=True), strict=True))
 
 

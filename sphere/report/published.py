@@ -17,7 +17,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "sensitivity": (),
     "spearman": ("method",),
     "independent": ("source", "model", "dataset", "family", "method"),
-    "claims": ("id", "claim", "statistic"),
+    "claims": ("id", "claim", "statistic", "source"),
 }
 """File -> its columns of text."""
 NUMBERS: dict[str, tuple[str, ...]] = {

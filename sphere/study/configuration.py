@@ -54,6 +54,10 @@ class Study(Settings):
         )
         return sorted({*model.layers, *(layer for layer in chosen if layer is not None)})
 
+    def takes_gradients(self, model: ModelConfig) -> bool:
+        """Whether a method of the study needs the text's gradients beside its keys."""
+        return any(self.method(model.name, method).needs_gradients for method in self.study.methods)
+
     def method(self, model: str, name: str) -> Method:
         """A method under the settings that its model's file has for it."""
         return resolve(name, hyperparameters=self.models[model].hyperparameters(name))

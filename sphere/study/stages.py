@@ -104,6 +104,8 @@ def edit_segment(
         if failure:
             incidents.append((start, start // batch_size + 1, "stopped" if stopped else "retried", failure))
             print(f"{incidents[-1][2]} after {start} edits: {failure}", flush=True)
+        elif records[-1].skipped:
+            incidents.append((start, start // batch_size + 1, "skipped", records[-1].skipped))
         if stopped:
             return write(replace(editor.state, stopped=stopped))
     write(editor.state)

@@ -14,7 +14,7 @@ METRICS = ("efficacy", "generalization", "specificity")
 DECAY = {
     "ft": (0.30, 2.0), "rome": (0.22, 1.5), "memit": (0.25, 1.2), "memit-seq": (0.12, 0.4), "prune": (0.18, 0.7),
     "rect": (0.20, 0.9), "revive": (0.15, 0.6), "encore": (0.10, 0.3), "alphaedit": (0.08, 0.1), "sphere": (0.02, 0.02),
-    "memit+sphere": (0.15, 0.5), "prune+sphere": (0.09, 0.3),
+    "memit+sphere": (0.15, 0.5), "prune+sphere": (0.09, 0.3), "rotate": (0.04, 0.0), "memit-seq+scatter": (0.12, 9.0),
 }  # fmt: skip
 TASKS = {
     "world_reasoning": "reasoning",

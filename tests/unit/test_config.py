@@ -366,7 +366,7 @@ def test_the_paper_study_is_the_papers() -> None:
     assert study.task_files["sphere_rte_zeroshot"].test_split == "train", "the paper's first 500 items are of it"
     for model in study.models.values():
         rome = resolve("rome", hyperparameters=model.hyperparameters("rome"))
-        assert rome.edited_layers(model.layers) == (5,)
+        assert rome.edited_layers(model.layers, model.values) == (5,)
         values = rome.value_settings(model.values)
         assert (values.lr, values.weight_decay, values.clamp_norm_factor, values.relative_to) == (0.5, 1e-3, 4, "mlp")
         assert values.kl_factor == 0.0625

@@ -18,7 +18,10 @@ from sphere.editing.solvers.base import register as register_solver
 from sphere.editing.solvers.memit import Memit
 from sphere.errors import InputError, nearest
 
-NAMES = ("ft", "rome", "memit", "memit-seq", "prune", "rect", "alphaedit", "encore", "revive", "sphere")
+NAMES = (
+    *("ft", "rome", "memit", "memit-seq", "prune", "rect", "alphaedit", "encore", "revive"),
+    *("evoedit", "betaedit", "lyaplock", "locft", "crisp", "rotate", "scatter", "sphere"),
+)
 
 
 def components(method: Method) -> tuple[str, ...]:
@@ -67,6 +70,7 @@ def test_the_settings_are_the_paper_s():
         "ridge": 10,
         "nullspace_threshold": 0.02,
         "nullspace_fraction": None,
+        "compensate": False,
         "scope": "layer",
         "eta": 0.5,
         "alpha": 0.5,

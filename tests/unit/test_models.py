@@ -173,9 +173,7 @@ def test_a_broken_folder_is_refused_in_one_line(breakage: str, folder: Path) -> 
         ({"device": "cuda"}, "torch sees no GPU"),
     ],
 )
-def test_bad_options(
-    options: dict[str, str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_options(options: dict[str, str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match=message):
         load(folder, **options)

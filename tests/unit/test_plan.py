@@ -287,7 +287,10 @@ def test_saved_activations_are_bounded(
     assert 0.3 * counted < sum(held.values()) <= counted, sum(held.values()) / counted
 
 
-@pytest.mark.parametrize("method", ["memit", "prune", "encore", "sphere", "rome"])
+@pytest.mark.parametrize("method", [
+    "memit", "prune", "encore", "sphere", "rome", "lyaplock", "rotate", "locft", "crisp",
+    "memit-seq+rect@compensate=true",
+])  # fmt: skip
 def test_files_are_as_large_as_planned(
     method: str, tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
 ) -> None:
@@ -297,9 +300,11 @@ def test_files_are_as_large_as_planned(
     update = {"layers": LAYERS, "shape": tiny_shape("llama", 384), "source": PathSource(kind="path", path="."),
               "methods": {}, "statistics": StatisticsSettings(probe_keys=0)}  # fmt: skip
     own = smoke.models["smoke"].model_copy(update=update)
-    costs = Costs(own, smoke.model_copy(update={"models": {"smoke": own}}), MachineSettings())
+    study = smoke.study.model_copy(update={"methods": (method,)})
+    costs = Costs(own, smoke.model_copy(update={"models": {"smoke": own}, "study": study}), MachineSettings())
     documents = [text[start:] for text in TEXTS for start in range(0, len(text), 3)]
-    statistics = collect_statistics(adapter(model), tokenizer, documents, LAYERS, max_length=64, probe_keys=0)
+    statistics = collect_statistics(adapter(model), tokenizer, documents, LAYERS, max_length=64, probe_keys=0,
+                                    gradients=resolve(method).needs_gradients)  # fmt: skip
     settings = {"nullspace_fraction": 0.6} if method == "sphere" else {}
     state = edit(model, tokenizer, [REQUEST], method=method, layers=LAYERS, values=ValueSettings(steps=2),
                  contexts=Contexts(), statistics=statistics, hyperparameters=settings)  # fmt: skip

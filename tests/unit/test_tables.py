@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from math import inf, isfinite, isnan, nan
 from pathlib import Path
 
@@ -23,7 +24,17 @@ from sphere.report.tables import SUMMARIES, TABLES, build, gather, load, write_a
 from sphere.report.tables.comparison import comparison_table
 from sphere.report.tables.editing import read_paper
 from sphere.report.tables.intervals import EXACT, from_stderr, over_records, over_seeds, slope, spearman
-from sphere.report.tables.layout import METRICS, base_of, method_label, ordered_methods, paper_name, projected_pairs
+from sphere.report.tables.layout import (
+    METRICS,
+    base_of,
+    group_of,
+    is_baseline,
+    is_control,
+    method_label,
+    ordered_methods,
+    paper_name,
+    projected_pairs,
+)
 from sphere.report.tables.neurons import sampled_weights
 from sphere.report.tables.render import Cell, Column, Row, Table, as_frame, as_latex, as_markdown, ranks
 from sphere.report.tables.stream import batch_seconds, energy_table, warning_table
@@ -107,6 +118,26 @@ def test_slope_of_a_line() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- names
+
+
+def test_methods_stand_by_what_they_change() -> None:
+    ordered = ["pre-edited", "memit", "memit+sphere", "memit-seq", "evoedit", "memit-seq@values.residual=ends",
+               "rect", "memit-seq+rect", "memit-seq+rect@compensate=true", "sphere", "prune", "memit-seq+prune",
+               "rotate", "memit-seq+scatter"]  # fmt: skip
+    groups = ["", *["what is solved"] * 4, "what is asked for", *["what becomes of the update"] * 4,
+              *["what is evaluated"] * 2, *["controls"] * 2]  # fmt: skip
+    assert [group_of(name) for name in ordered] == groups
+    assert [group_of(name) for name in ordered_methods(reversed(ordered))] == groups
+    assert [name for name in ordered if is_control(name)] == ["rotate", "memit-seq+scatter"]
+    assert not any(is_baseline(name) for name in ordered if is_control(name))
+    rows = [Row("tiny", method_label(name), {}, group=group_of(name)) for name in ordered]
+    table = Table("t", "Methods", "Method", [Column("x", "X")], rows)
+    shown = [line.split("|")[2].strip() for line in as_markdown(table).splitlines()[4:]]
+    assert [line for line in shown if line.startswith("*")] == [f"*{group}*" for group in dict.fromkeys(groups[1:])]
+    assert shown.index("*controls*") + 1 == shown.index("Rotation (control)")
+    assert as_latex(table).count(r"\quad\textit{") == 5
+    few = replace(table, rows=rows[:5])
+    assert "*what is solved*" not in as_markdown(few), "fewer than three groups need no line each"
 
 
 def test_names_and_order_of_methods() -> None:

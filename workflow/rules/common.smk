@@ -178,7 +178,7 @@ def frozen_targets(dataset=None):
 
     def find(wildcards):
         model, method = MODELS[wildcards.model], WHOLE.method(wildcards.model, wildcards.method)
-        if model.values.weights != "pretrained" or method.values or not method.reads_targets:
+        if not method.shares_targets(model.values):
             return []
         chosen = dataset or wildcards.dataset
         return expand(f"<study>/{wildcards.model}/targets/{chosen}/part{{part}}.safetensors", part=range(PARTS[chosen]))

@@ -18,6 +18,7 @@ from sphere.report.tables.layout import (
     dataset_label,
     family_label,
     family_of,
+    group_of,
     method_label,
     ordered_methods,
     paper_name,
@@ -60,7 +61,7 @@ def main_table(
                 for dataset in datasets
                 for metric in (*METRICS, *TEXT_METRICS)
             }
-            rows.append(Row(model, method_label(method), cells, ranked=method != PRE_EDITED))
+            rows.append(Row(model, method_label(method), cells, ranked=method != PRE_EDITED, group=group_of(method)))
     ends = {dataset: int(last.loc[last["dataset"] == dataset, "edits"].max()) for dataset in datasets}
     title = f"Editing after {' and '.join(f'{count:,} {dataset_label(name)}' for name, count in ends.items())} edits"
     notes = [
@@ -93,7 +94,7 @@ def checkpoint_table(by_method: pd.DataFrame) -> Table:
             own = cell[cell["method"] == method]
             cells = {metric: _cell(own, str(dataset), metric, family_of(str(dataset)), None)
                      for metric in (*METRICS, *TEXT_METRICS)}  # fmt: skip
-            rows.append(Row(section, method_label(method), cells))
+            rows.append(Row(section, method_label(method), cells, group=group_of(method)))
     columns = [Column(metric, SHORT[metric], "", "higher") for metric in (*METRICS, *TEXT_METRICS)]
     notes = [
         "Percent, but fluency in bits x 100; mean over all edits made so far, and over seeds.",

@@ -17,7 +17,7 @@ from sphere.config.study import StudyConfig
 from sphere.config.values import ValueSettings
 from sphere.editing.methods import Method
 from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver
-from sphere.models.batching import DEFAULT_TOKEN_BUDGET
+from sphere.models.batching import CHUNK, DEFAULT_TOKEN_BUDGET, KEPT_SHARE
 from sphere.study.configuration import MADE_TASKS, Study
 from sphere.study.plan.jobs import COUNTERFACT, Job, Texts, texts_of
 from sphere.study.plan.shapes import Sizes, shape_of
@@ -63,6 +63,7 @@ class Costs:
         self.model, self.study, self.machine = model, study.study, machine
         self.sizes = Sizes(shape_of(model), model.dtype or "float32")
         self.layers = study.layers_with_statistics(model)
+        self.gradients = study.takes_gradients(model)
         self.gpu = model.resources.gpu > 0
         self.contexts = model.contexts.count + 1
 
@@ -75,7 +76,8 @@ class Costs:
 
     @property
     def statistics_file(self) -> float:
-        return len(self.layers) * 8 * (self.sizes.moment + self.model.statistics.probe_keys * self.sizes.shape.inner)
+        own = self.sizes.moment + self.model.statistics.probe_keys * self.sizes.shape.inner
+        return len(self.layers) * 8 * (own + (self.sizes.shape.width**2 if self.gradients else 0))
 
     @property
     def null_space_file(self) -> float:
@@ -85,15 +87,26 @@ class Costs:
     def directions_file(self) -> float:
         return len(self.layers) * 8 * self.sizes.shape.inner * min(self.sizes.shape.width, self.sizes.shape.inner)
 
-    def state_file(self, method: Method) -> float:
-        """Edited weights, for PRUNE those the next batch starts from too, and the sum of the keys' products."""
+    def state_file(self, method: Method, edits: int | None = None) -> float:
+        """Edited weights, for PRUNE those the next batch starts from too, and what the solver remembers.
+
+        After ``edits``, or at the stream's end.
+        """
         copies = 2 if _restrains(method) else 1
-        past = 8 * self.sizes.moment if _accumulates(method) else 0
-        return len(method.edited_layers(self.model.layers)) * (copies * self.sizes.wide * self.sizes.weight + past)
+        return self._edited(method) * (copies * self.sizes.wide * self.sizes.weight + 8 * self._kept(method, edits))
+
+    def _kept(self, method: Method, edits: int | None = None) -> int:
+        """Numbers of eight bytes that the solver remembers of a layer."""
+        shape = self.sizes.shape
+        return sum(method.solver.remembers(shape.width, shape.inner, edits or self.study.edits).values())
+
+    def _edited(self, method: Method) -> int:
+        """How many layers it edits."""
+        return len(method.edited_layers(self.model.layers, self.model.values))
 
     def evaluated_weights(self, method: Method) -> float:
         """The part of a state that is evaluated."""
-        return len(method.edited_layers(self.model.layers)) * self.sizes.wide * self.sizes.weight
+        return self._edited(method) * self.sizes.wide * self.sizes.weight
 
     def editing_files(self, method: Method) -> float:
         """What a job that edits reads beside a state."""
@@ -143,13 +156,13 @@ class Costs:
         updates, and what the solver keeps of the keys; the largest of the passing phases comes on top.
         """
         s, n = self.sizes, self.study.batch_size
-        layers = method.edited_layers(self.model.layers)
+        layers = method.edited_layers(self.model.layers, self.model.values)
         many, solver = len(layers), method.solver
         copies = 3 if _restrains(method) else 2
         standing: float = self.edited_model(many) + many * s.weight * (copies * s.wide + 2 * 8)
-        if isinstance(solver, ClosedFormSolver):
-            kept = len(solver.needs) + solver.needs_keys_after
-            standing += many * kept * 8 * s.moment
+        held = {"second_moment": s.moment, "key_spectrum": s.moment, "output_moment": s.shape.width**2}
+        read = sum(held.get(need, 0) for part in (solver, *method.postprocess) for need in part.needs)
+        standing += many * 8 * (read + self._kept(method))
         standing += many * _projected(method) * 8 * s.weight
         targets: list[float]
         if isinstance(solver, GradientSolver):
@@ -188,25 +201,27 @@ class Costs:
         read = 0 if not self.gpu else self.folder / (self.machine.bandwidth * TERA)
         return steps * max(PASS, read, self.flops(model=2 * batch * self.sizes.parameters))
 
-    def batch_seconds(self, method: Method, texts: Texts) -> float:
-        """Seconds of one batch of edits, its energy not counted."""
+    def batch_seconds(self, method: Method, texts: Texts, earlier: float = 0) -> float:
+        """Seconds of one batch of edits, its energy not counted; ``earlier`` edits were made before it, on average."""
         s, n, solver = self.sizes, self.study.batch_size, method.solver
         values = method.value_settings(self.model.values)
-        layers = method.edited_layers(self.model.layers)
+        layers = method.edited_layers(self.model.layers, self.model.values)
         many, last = len(layers), layers[-1]
         d_out, d_in = s.shape.width, s.shape.inner
         row = self._row(texts)
         if isinstance(solver, GradientSolver):
+            n += round(earlier) if solver.joint else 0
             tokens, steps = n * (texts.prompt + texts.target), getattr(solver, "epochs", EPOCHS)
             trained = steps * tokens * (2 * s.parameters + 2 * ((s.shape.depth - last) * s.layer + s.head))
             return max(self.flops(model=trained), steps * ceil(n / getattr(solver, "minibatch", n)) * 2 * PASS)
         micro = ceil(n * row / DEFAULT_TOKEN_BUDGET)
         groups = n if _one_at_a_time(method) else micro
-        frozen = values.weights == "pretrained" and not method.values  # found once, by jobs of their own
-        work = 0.0 if frozen else self._target_work(n, texts, values, last)
+        frozen = method.shares_targets(self.model.values)  # found once, by jobs of their own
+        found_at = {"spread": [last], "ends": list(layers), "replay": [layers[0]]}[values.residual]
+        work = 0.0 if frozen else sum(self._target_work(n, texts, values, layer) for layer in found_at)
         rounds = many + (1 if _accumulates(method) else 0)
         work += rounds * 2 * n * row * (last + 1) * s.layer
-        passes = (0 if frozen else groups * (2 + 2 * values.steps)) + rounds * groups
+        passes = (0 if frozen else len(found_at) * groups * (2 + 2 * values.steps)) + rounds * groups
         solved = 0.0
         if _one_at_a_time(method):
             solved = n * 2 * d_out * d_in
@@ -286,11 +301,17 @@ class Costs:
         token = s.passed + many * d_in * (s.bytes + 4)
         statistics = model.statistics
         tokens = statistics.documents * min(DOCUMENT, statistics.max_length)
-        work = 2 * tokens * (self.layers[-1] + 1) * s.layer
+        work, budget = 2 * tokens * (self.layers[-1] + 1) * s.layer, statistics.token_budget
+        if self.gradients:  # a pass through the whole model beside, and back to the first of the layers
+            above = (s.shape.depth - self.layers[0]) * s.layer + s.head
+            work += 2 * tokens * (s.parameters + 2 * above)
+            budget //= KEPT_SHARE
+            sums += 2 * many * 8 * d_out**2 + CHUNK * s.shape.vocabulary * (s.bytes + 3 * 4)
+            token += (s.shape.depth - self.layers[0]) * s.saved
         yield self._job(
             "statistics",
             least=sums + statistics.max_length * token,
-            most=sums + max(statistics.max_length, statistics.token_budget) * token,
+            most=sums + max(statistics.max_length, budget) * token,
             files=self.folder,
             seconds=self.flops(model=work, single=2 * tokens * many * s.moment),
             written=self.statistics_file,
@@ -325,11 +346,13 @@ class Costs:
         study, texts = self.study, texts_of(dataset)
         least, most = self.edit_memory(method)
         files = self.editing_files(method)
-        state, many = self.state_file(method), len(method.edited_layers(self.model.layers))
+        many = self._edited(method)
         names: dict[str, Any] = {"dataset": dataset, "method": name, "count": seeds}
-        once = self.batch_seconds(method, texts) + self.energy_seconds(many) / study.energy_every
         before = 0
         for edits in study.checkpoints:
+            state = self.state_file(method, edits)
+            once = self.batch_seconds(method, texts, (before + edits - study.batch_size) / 2)
+            once += self.energy_seconds(many) / study.energy_every
             yield self._job(
                 "edit",
                 least=least,
@@ -347,7 +370,8 @@ class Costs:
         for group in groups:
             seconds = sum(self.evaluation_seconds(self._taken(edits), texts) for edits in group)
             weights = self.evaluated_weights(method)
-            read: dict[str, Any] = {"files": self.folder + weights, "checked": len(group) * (state - weights)}
+            left = sum(self.state_file(method, edits) - weights for edits in group)
+            read: dict[str, Any] = {"files": self.folder + weights, "checked": left}
             yield self._evaluation(held, seconds, edits=group[-1], **read, **names)
             if study.tasks is not None:
                 yield self._ability(held, len(group), edits=group[-1], **read, **names)
@@ -378,7 +402,7 @@ class Costs:
             batches = ceil(edits / study.batch_size)
             every = study.tuning.evaluated_every(study.batch_size) if study.tuning and rule == "tune" else edits
             measured = range(every, edits + every, every)
-            once = batches * self.batch_seconds(method, COUNTERFACT)
+            once = batches * self.batch_seconds(method, COUNTERFACT, (edits - study.batch_size) / 2)
             once += sum(self.evaluation_seconds(each, COUNTERFACT) for each in measured)
             yield self._job(rule, least=least, most=most, files=files, seconds=tried * once, method=name)
 
