@@ -15,6 +15,7 @@ from scipy import stats
 from sphere.errors import InputError
 from sphere.evaluation.neurons import gather_neurons
 from sphere.report.claims import TESTS, check_claims
+from sphere.report.claims.controls import OURS
 from sphere.report.claims.evidence import (
     NOT_REPRODUCED,
     NOT_TESTED,
@@ -97,8 +98,8 @@ def test_c4_is_the_paired_difference_to_the_best_baseline(tables: Path, tmp_path
 
 def test_one_order_gets_verdicts_from_its_records(tmp_path: Path) -> None:
     tables = make_tables(tmp_path, seeds=[4])
-    found = verdicts(tables, tmp_path)
-    claims = pd.read_csv(tmp_path / "claims.csv").set_index("id")
+    found = {name: each for name, each in verdicts(tables, tmp_path).items() if name not in OURS}
+    claims = pd.read_csv(tmp_path / "claims.csv").set_index("id").loc[list(found)]
     assert {name: verdict for name, (verdict, _) in found.items() if verdict != REPRODUCED} == {}
     assert all("not over orders" in reason for name, (_, reason) in found.items() if name not in ("C3", "C6"))
     kinds = {name: f"bootstrap over {unit}" for name, unit in (("C5", "items"), ("C7", "batches"), ("C8", "layers"))}
