@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,6 +71,41 @@ def targets_by_layer(
     return found
 
 
+def wanted_targets(
+    adapter: Adapter,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    contexts: Contexts,
+    *,
+    layers: Sequence[int],
+    settings: ValueSettings,
+    pretrained: Mapping[int, Tensor],
+    known: Mapping[int, Tensor],
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+) -> dict[int, Tensor]:
+    """``targets_by_layer`` of the model as it stands, or, under ``weights: pretrained``, of the unedited one.
+
+    ``pretrained`` are the edited layers' weights before any edit, and ``known`` the target values (layers, d) of the
+    cases that the unedited model's have been found for.
+    """
+    given: dict[str, Any] = {"layers": layers, "settings": settings, "token_budget": token_budget}
+    if settings.weights == "current":
+        return targets_by_layer(adapter, tokenizer, requests, contexts, **given)
+    found = dict(known)
+    if missing := [request for request in requests if request.case_id not in known]:
+        shown = {i: adapter.weight(i).clone() for i in layers}
+        try:
+            for i in layers:
+                adapter.set_weight(i, pretrained[i])
+            new = torch.stack(list(targets_by_layer(adapter, tokenizer, missing, contexts, **given).values()))
+        finally:
+            for i, weight in shown.items():
+                adapter.set_weight(i, weight)
+        found |= {request.case_id: new[:, :, n] for n, request in enumerate(missing)}
+    every = torch.stack([found[request.case_id].to(adapter.device) for request in requests], dim=2)  # (layers, d, n)
+    return dict(zip(target_layers(layers, settings), every, strict=True))
+
+
 def anchors_of(targets: Mapping[int, Tensor]) -> dict[int, float]:
     """Layer -> the mean length of its target values (d, n), the longest tenth left out."""
     found = {}
@@ -79,7 +115,11 @@ def anchors_of(targets: Mapping[int, Tensor]) -> dict[int, float]:
     return found
 
 
-def anchored(targets: Mapping[int, Tensor], anchors: Mapping[int, float]) -> tuple[dict[int, Tensor], Tensor]:
-    """Target values scaled to the anchor's length, and which requests keep theirs (n,): the others' are too long."""
-    kept = torch.stack([values.norm(dim=0) <= TOO_LONG * anchors[i] for i, values in targets.items()]).all(0)
-    return {i: values * (anchors[i] / values.norm(dim=0)) for i, values in targets.items()}, kept
+def anchored(
+    requests: Sequence[EditRequest], targets: Mapping[int, Tensor], anchors: Mapping[int, float]
+) -> tuple[list[EditRequest], dict[int, Tensor]]:
+    """Target values scaled to the anchor's length, without the requests, and theirs, whose values are too long."""
+    lengths = {i: values.norm(dim=0) for i, values in targets.items()}
+    kept = torch.stack([length <= TOO_LONG * anchors[i] for i, length in lengths.items()]).all(0)  # (n,)
+    chosen = [request for request, keep in zip(requests, kept.tolist(), strict=True) if keep]
+    return chosen, {i: (values * (anchors[i] / lengths[i]))[:, kept] for i, values in targets.items()}

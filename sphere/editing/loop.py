@@ -22,7 +22,7 @@ from sphere.data.records import EditRequest
 from sphere.editing.batches import batches_of
 from sphere.editing.calling import calling, checked, of_shape
 from sphere.editing.component import Component, Layer
-from sphere.editing.construction import anchored, anchors_of, target_layers, targets_by_layer
+from sphere.editing.construction import anchored, anchors_of, wanted_targets
 from sphere.editing.contexts import Contexts
 from sphere.editing.frozen import FrozenTargets, maker
 from sphere.editing.keys import Ascent, Seen, keys_and_outputs
@@ -275,7 +275,8 @@ class Editor:
         with clock("targets"):
             targets = self._targets(requests)  # layer -> (d, n)
         if self.values.anchor:
-            requests, targets = self._anchored(requests, targets)
+            self.anchors = self.anchors or anchors_of(targets)
+            requests, targets = anchored(requests, targets, self.anchors)
         made: Made = {}
         if not requests:
             return requests, made
@@ -304,40 +305,17 @@ class Editor:
                 current[i] = moved
         return requests, made
 
-    def _anchored(
-        self, requests: Sequence[EditRequest], targets: dict[int, Tensor]
-    ) -> tuple[list[EditRequest], dict[int, Tensor]]:
-        """Requests and target values under ``values.anchor``, which the first batch tells."""
-        self.anchors = self.anchors or anchors_of(targets)
-        scaled, kept = anchored(targets, self.anchors)
-        chosen = [request for request, keep in zip(requests, kept.tolist(), strict=True) if keep]
-        return chosen, {i: values[:, kept] for i, values in scaled.items()}
-
     def _targets(self, requests: Sequence[EditRequest]) -> dict[int, Tensor]:
-        """Layer -> target values (d, n): of the model as it stands, or, under ``weights: pretrained``, the unedited."""
-        if self.values.weights == "current":
-            return self._optimised(requests)
-        known = self.targets.of(requests, self.made_with)
-        if missing := [request for request in requests if request.case_id not in known]:
-            shown = {i: self.adapter.weight(i).clone() for i in self.layers}
-            self._show(self.pretrained)
-            try:
-                found = self._optimised(missing)
-            finally:
-                self._show(shown)
-            stacked = torch.stack(list(found.values()))  # (layers, d, n)
-            known |= {request.case_id: stacked[:, :, n] for n, request in enumerate(missing)}
-        every = torch.stack([known[request.case_id].to(self.adapter.device) for request in requests], dim=2)
-        return dict(zip(target_layers(self.layers, self.values), every, strict=True))
-
-    def _optimised(self, requests: Sequence[EditRequest]) -> dict[int, Tensor]:
-        return targets_by_layer(
+        """Layer -> target values (d, n)."""
+        return wanted_targets(
             self.adapter,
             self.tokenizer,
             requests,
             self.contexts,
             layers=self.layers,
             settings=self.values,
+            pretrained=self.pretrained,
+            known=self.targets.of(requests, self.made_with),
             token_budget=self.token_budget,
         )
 

@@ -148,10 +148,11 @@ def test_anchors_are_trimmed_means_and_long_values_are_skipped() -> None:
     values = torch.nn.functional.normalize(torch.randn(6, 10).double(), dim=0) * lengths
     anchors = anchors_of({4: values, 5: 2 * values})
     assert anchors == pytest.approx({4: 1.0, 5: 2.0})
-    scaled, kept = anchored({4: values, 5: 2 * values}, anchors)
-    torch.testing.assert_close(scaled[5].norm(dim=0), torch.full((10,), 2.0).double())
-    torch.testing.assert_close(torch.nn.functional.normalize(scaled[4], dim=0), values / lengths)
-    assert kept.tolist() == [True] * 9 + [False]
+    requests = [replace(REQUESTS[0], case_id=n) for n in range(10)]
+    kept, scaled = anchored(requests, {4: values, 5: 2 * values}, anchors)
+    assert [request.case_id for request in kept] == list(range(9))
+    torch.testing.assert_close(scaled[5].norm(dim=0), torch.full((9,), 2.0).double())
+    torch.testing.assert_close(scaled[4], (values / lengths)[:, :9])
 
 
 def test_an_anchored_stream_keeps_its_anchor_and_says_whom_it_skips(
