@@ -1,12 +1,14 @@
-"""The sections ``tasks`` and ``generation`` of a study."""
+"""The sections ``tasks``, ``generation`` and ``strict`` of a study."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from sphere.config.base import Count, Positive, Settings
+
+PromptForm = Literal["bare", "question"]
 
 
 class TaskSettings(Settings):
@@ -32,3 +34,14 @@ class GenerationSettings(Settings):
     """Whether the generation family of editing metrics is measured too."""
     seed: Count = 0
     """Seed of the texts for fluency and consistency, which are sampled from the five likeliest tokens."""
+
+
+class StrictSettings(Settings):
+    """Whole answers, generated freely and compared with the wanted object and its aliases."""
+
+    records: Positive | None = 20
+    """Records that are asked, evenly spread over the stream; null asks all."""
+    tokens: Positive = 32
+    """Tokens of an answer that comes to no end of its own."""
+    forms: Annotated[tuple[PromptForm, ...], Field(min_length=1)] = ("bare",)
+    """How a prompt is put: bare, as under teacher forcing, or as a question, in the model's chat template."""

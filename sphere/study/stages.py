@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sphere.config.evaluation import TaskSettings
+from sphere.config.evaluation import StrictSettings, TaskSettings
 from sphere.config.model import EditSettings
 from sphere.data.records import EditRequest, load_requests
 from sphere.editing.contexts import Contexts
@@ -128,6 +128,8 @@ def evaluate_states(
     generation: GenerationSettings | None,
     word_weights: tuple[Path, Path] | None = None,
     records: int | None = None,
+    strict: StrictSettings | None = None,
+    belief: bool = True,
 ) -> None:
     """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
 
@@ -147,7 +149,15 @@ def evaluate_states(
         frame = pd.DataFrame(columns=list(metrics.COLUMNS))
         if upto is not None:
             some = [requests[i] for i in evenly(upto, records)]
-            frame = evaluate_requests(loaded.model, loaded.tokenizer, some, generation=generation, tfidf=tfidf)
+            frame = evaluate_requests(
+                loaded.model,
+                loaded.tokenizer,
+                some,
+                generation=generation,
+                tfidf=tfidf,
+                strict=strict,
+                belief=belief,
+            )
         write_csv(frame, out)
         print(f"{out}: {len(frame)} records", flush=True)
 

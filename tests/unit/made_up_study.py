@@ -98,6 +98,10 @@ def editing(n: int, scores: dict[str, float], dataset: str, *, seed: int) -> pd.
         for metric in METRICS:
             values = (np.arange(n) < round(scores[metric] * n)).astype(float)
             frame[f"{family}_{metric}"] = np.nan if (family, dataset) == ("success", "zsre") else values
+    for metric in METRICS:  # every second record was asked, and half of those that are accurate are strictly so
+        asked = (np.arange(n) % 2 == 0) & (dataset != "zsre")
+        frame[f"strict_{metric}"] = np.where(asked, frame[f"accuracy_{metric}"] * (np.arange(n) % 4 == 0), np.nan)
+        frame[f"belief_{metric}"] = np.nan if dataset == "zsre" else 10 * scores[metric] - 3
     first = np.arange(n) < 10
     rng = np.random.default_rng(seed)
     frame["fluency"] = np.where(first & (dataset != "zsre"), 600 + rng.normal(0, 5, n), np.nan)

@@ -11,6 +11,8 @@ rule evaluate_pre_edited:
         load=of_model(lambda model: model.load_settings()),
         generation=STUDY.generation.plain() if STUDY.generation else None,
         records=STUDY.evaluate_records,
+        strict=STUDY.strict.plain() if STUDY.strict else None,
+        belief=STUDY.belief,
         sources=own("references", "word_weights"),
     log:
         f"<logs>/{{model}}/{{dataset}}/evaluate_{PRE_EDITED}.log",

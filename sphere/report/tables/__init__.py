@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from sphere.report.tables.answers import belief_table, strict_table
 from sphere.report.tables.comparison import comparison_table
 from sphere.report.tables.editing import checkpoint_table, family_table, main_table, plug_and_play_table, read_paper
 from sphere.report.tables.incidents import mark_stops
@@ -51,6 +52,8 @@ def _comparison(tables: Path, published: Path | None) -> Table:
 _MAKERS: dict[str, Maker] = {
     "table1": lambda t, p: main_table(load(t, "editing_by_method"), read_paper(p, "table1_main")),
     **{f"editing_{family}": _of_family(family) for family in FAMILIES},
+    "strict": lambda t, _: strict_table(load(t, "editing_by_method")),
+    "belief": lambda t, _: belief_table(load(t, "editing_by_method")),
     "checkpoints": lambda t, _: checkpoint_table(load(t, "editing_by_method")),
     "plug_and_play": lambda t, p: plug_and_play_table(load(t, "editing_summary"), read_paper(p, "table1_main")),
     "runtime": lambda t, p: runtime_table(load(t, "timing_summary"), read_paper(p, "table2_runtime")),

@@ -49,7 +49,7 @@ def main_table(
         metrics = METRICS if dataset.startswith("zsre") else (*METRICS, *TEXT_METRICS)
         group = f"{dataset_label(dataset)} ({family_label(shown[dataset])})"
         columns += [Column(f"{dataset}_{metric}", SHORT[metric], group, "higher") for metric in metrics]
-    last = _last_checkpoint(by_method)
+    last = last_checkpoint(by_method)
     rows = []
     for model in by_method["model"].unique():
         of_model = last[last["model"] == model]
@@ -112,7 +112,7 @@ def plug_and_play_table(summary: pd.DataFrame, paper: pd.DataFrame | None = None
         for metric in METRICS
         for key, header in (("without", "without"), ("with", "with"), ("gain", "gain"))
     ]
-    last = _last_checkpoint(summary[summary["method"] != PRE_EDITED])
+    last = last_checkpoint(summary[summary["method"] != PRE_EDITED])
     rows = []
     for (model, dataset), place in last.groupby(["model", "dataset"], sort=False):
         family = family_of(str(dataset))
@@ -151,7 +151,7 @@ def interval_note(summary: pd.DataFrame) -> str:
     return f"± is the half-width of the 95 % interval: {'; '.join(said)}." if said else "No interval: one value each."
 
 
-def _last_checkpoint(by_method: pd.DataFrame) -> pd.DataFrame:
+def last_checkpoint(by_method: pd.DataFrame) -> pd.DataFrame:
     """The rows of each model and dataset at its last checkpoint, and the pre-edited ones."""
     ends = by_method.groupby(["model", "dataset"])["edits"].transform("max")
     return by_method[(by_method["edits"] == ends) | (by_method["method"] == PRE_EDITED)]

@@ -10,6 +10,9 @@ PROJECTION = "sphere"
 
 METRICS = ("efficacy", "generalization", "specificity")
 FAMILIES = ("success", "accuracy", "token_accuracy", "generation")
+STRICT_FAMILIES = {"strict": "bare prompt", "strict_question": "as a question"}
+"""Families of whole free answers -> the form in which the prompt was put."""
+BELIEF = "belief"  # the family of log-odds
 TEXT_METRICS = ("fluency", "consistency")
 TEXT_FAMILY = "text"  # the family under which fluency and consistency are gathered
 
@@ -32,6 +35,9 @@ FAMILY_LABELS = {
     "accuracy": "accuracy",
     "token_accuracy": "token accuracy",
     "generation": "generation",
+    "strict": "strict",
+    "strict_question": "strict, as a question",
+    BELIEF: "log-odds",
     TEXT_FAMILY: "generated text",
 }
 ABILITY_LABELS = {
@@ -104,6 +110,16 @@ def projected_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
         if base is not None and base in present:
             pairs.setdefault(base, name)
     return [(base, pairs[base]) for base in ordered_methods(pairs)]
+
+
+def gap_of(family: str) -> str:
+    """The family under which accuracy under teacher forcing minus a strict family is gathered."""
+    return f"{family}_gap"
+
+
+def is_anchor(name: str) -> bool:
+    """True for a model that no method edited: it stands in tables as a reference and is not ranked."""
+    return name == PRE_EDITED
 
 
 def is_baseline(name: str) -> bool:

@@ -32,7 +32,18 @@ from sphere.config.names import STREAM, split_name
 from sphere.errors import InputError
 from sphere.files import write_csv
 from sphere.report.tables.intervals import NO_INTERVAL, Interval, from_stderr, over_records, over_seeds
-from sphere.report.tables.layout import FAMILIES, METRICS, PRE_EDITED, TEXT_FAMILY, TEXT_METRICS, base_of, family_of
+from sphere.report.tables.layout import (
+    BELIEF,
+    FAMILIES,
+    METRICS,
+    PRE_EDITED,
+    STRICT_FAMILIES,
+    TEXT_FAMILY,
+    TEXT_METRICS,
+    base_of,
+    family_of,
+    gap_of,
+)
 
 CELL = ("model", "dataset", "method", "edits")
 INTERVAL = ("mean", "ci_low", "ci_high", "ci_kind")
@@ -242,6 +253,7 @@ def _concat(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def _editing_rows(records: pd.DataFrame, names: Mapping[str, Any]) -> pd.DataFrame:
     """One row a metric; a metric that no record has (no paraphrases, no generations) gives no row."""
     rows = []
+    records = _with_gaps(records)
     for column in records.columns:
         named = _metric_of(str(column))
         interval = over_records(records[column]) if named else None
@@ -258,10 +270,22 @@ def _headline_records(records: pd.DataFrame, names: Mapping[str, Any]) -> pd.Dat
     return _stamp(records[["case_id", *named]].rename(columns=named), names)
 
 
+def _with_gaps(records: pd.DataFrame) -> pd.DataFrame:
+    """``records`` and, for every strict score, how far the accuracy of the same record lies above it."""
+    gaps = {
+        f"{gap_of(family)}_{metric}": records[f"accuracy_{metric}"] - records[f"{family}_{metric}"]
+        for family in STRICT_FAMILIES
+        for metric in METRICS
+        if {f"accuracy_{metric}", f"{family}_{metric}"} <= set(records)
+    }
+    return records.assign(**gaps)
+
+
 def _metric_of(column: str) -> tuple[str, str] | None:
     if column in TEXT_METRICS:
         return TEXT_FAMILY, column
-    match = re.fullmatch(f"({'|'.join(FAMILIES)})_({'|'.join(METRICS)})", column)
+    families = (*FAMILIES, *STRICT_FAMILIES, *map(gap_of, STRICT_FAMILIES), BELIEF)
+    match = re.fullmatch(f"({'|'.join(families)})_({'|'.join(METRICS)})", column)
     return (match[1], match[2]) if match else None
 
 

@@ -241,6 +241,7 @@ class Costs:
     def evaluation_seconds(self, records: int, texts: Texts) -> float:
         scoring = self.flops(model=2 * records * texts.scored * self.sizes.parameters)
         scoring = max(scoring, ceil(records * texts.scored / DEFAULT_TOKEN_BUDGET) * PASS)
+        scoring += self._strict_seconds(records, texts)
         settings = self.study.generation
         if settings is None:
             return scoring
@@ -249,6 +250,15 @@ class Costs:
         free = self.generating(some * texts.generations, batch, settings.length - texts.prompt)
         short = texts.scored // (texts.prompt + texts.target) / 2 * some if settings.family else 0
         return scoring + free + self.generating(short, DEFAULT_TOKEN_BUDGET // 20, 2 * texts.target)
+
+    def _strict_seconds(self, records: int, texts: Texts) -> float:
+        """Seconds of whole free answers; one that ends early is not counted as shorter."""
+        settings = self.study.strict
+        if settings is None:
+            return 0.0
+        asked = min(settings.records or records, records) * texts.scored // (texts.prompt + texts.target) / 2
+        once = self.generating(asked, DEFAULT_TOKEN_BUDGET // (texts.prompt + settings.tokens), settings.tokens)
+        return len(settings.forms) * once
 
     # -------------------------------------------------------------------------------------------- jobs
 
@@ -386,7 +396,7 @@ class Costs:
         s = self.sizes
         rule = "evaluate_pre_edited" if names.get("method") == "pre-edited" else "evaluate"
         logits = 512 * s.shape.vocabulary * (s.bytes + 2 * 4)
-        token = s.passed + (s.cached if self.study.generation else 0)
+        token = s.passed + (s.cached if self.study.generation or self.study.strict else 0)
         least, most = (held + logits + tokens * token for tokens in (100, DEFAULT_TOKEN_BUDGET))
         return self._job(rule, least=least, most=most, seconds=seconds, **names)
 
