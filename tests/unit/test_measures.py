@@ -10,6 +10,7 @@ import pytest
 
 from sphere.report.tables import build, gather, load
 from sphere.report.tables.intervals import over_seeds
+from sphere.report.tables.retention import cohort_size, retention_curve, retention_rows, retention_table
 
 LAST = 100
 
@@ -70,3 +71,55 @@ def test_what_was_not_measured_says_so(name: str, gathered: Path, tmp_path: Path
     table = build(name, tmp_path)
     assert not table.rows
     assert len(table.notes) == 1
+
+
+# ----------------------------------------------------------------------------------------------------- retention
+
+
+def stream_of(history: dict[int, list[float]]) -> dict[int, pd.DataFrame]:
+    """editing.csv at every checkpoint, from the scores of all edits made so far."""
+    return {
+        edits: pd.DataFrame({"case_id": [100 + i for i in range(len(scores))], "accuracy_efficacy": scores})
+        for edits, scores in history.items()
+    }
+
+
+NAMES = {"model": "tiny", "dataset": "counterfact", "method": "memit", "seed": 0, "edits": 10}
+
+
+def test_an_edit_is_held_against_its_own_first_checkpoint() -> None:
+    history = stream_of({4: [1, 1, 1, 0], 10: [0, 1, 0, 0, 1, 1, 1, 1, 0, 1]})
+    rows = retention_rows(history, NAMES)
+    assert cohort_size(10) == 2
+    assert rows["cohort"].tolist() == [0, 2, 4, 6, 8]
+    assert rows["first"].tolist() == [1, 0.5, 1, 1, 0.5]  # those edited after the 4th were first seen at the 10th
+    assert rows["last"].tolist() == [0.5, 0, 1, 1, 0.5]
+    assert rows["n"].tolist() == [2] * 5
+    table = retention_table(rows)
+    cells = table.rows[0].cells
+    assert [cells[key].value for key in ("first_then", "first_now", "last_now", "area")] == [100, 50, 50, 60]
+    assert retention_curve(rows)["edits"].tolist() == [2, 4, 6, 8, 10]
+
+
+def test_records_that_were_evaluated_once_are_left_out() -> None:
+    history = stream_of({4: [1, 1, 1, 0], 8: [0, 1, 0, 0, 1, 1, 1, 1]})
+    history[4] = history[4].iloc[[1, 3]]  # evaluate_records took two of four there, and four of eight here
+    history[8] = history[8].iloc[::2]
+    rows = retention_rows(history, {**NAMES, "edits": 8})
+    assert rows["cohort"].tolist() == [4, 6]  # records 0 and 2 were evaluated at the end alone
+    assert retention_rows({4: history[4], 8: history[8].iloc[:0]}, NAMES).empty  # the stream stopped
+
+
+def test_cohorts_are_of_a_hundred_edits_in_a_long_stream() -> None:
+    assert [cohort_size(edits) for edits in (1, 8, 100, 499, 500, 15_000)] == [1, 2, 20, 100, 100, 100]
+
+
+def test_retention_is_gathered_and_drawn_over_seeds(gathered: Path) -> None:
+    rows = load(gathered, "retention_summary")
+    assert set(rows["dataset"]) == {"counterfact", "zsre"}
+    own = rows.query("dataset == 'zsre' and method == 'memit' and metric == 'efficacy' and seed == 1")
+    assert own["cohort"].tolist() == [0, 20, 40, 60, 80]
+    assert set(own["metric_family"]) == {"token_accuracy"}
+    table = build("retention", gathered)
+    assert any("zsRE (token accuracy), efficacy, cohorts of 20" in row.section for row in table.rows)
+    assert "t over 3 seeds" in table.notes[-1]

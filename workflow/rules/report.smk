@@ -17,6 +17,7 @@ SUMMARIES = [
     "timing_summary",
     "training",
     "tuning_summary",
+    "retention_summary",
     "incidents",
     "skipped_summary",
     "missing",

@@ -45,6 +45,16 @@ def editing_curves(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str
     _curves(kept, "metric", titles, lambda dataset: percent(dataset, families), stem, "no editing metric")
 
 
+def retention(by_cohort: pd.DataFrame, stem: Path) -> None:
+    """What holds at the last checkpoint, by when it was edited: one line a method, one panel a metric.
+
+    `by_cohort` is retention_curve of retention_summary.
+    """
+    titles = {metric: metric.capitalize() for metric in METRICS if metric in set(by_cohort["metric"])}
+    across = "Edited as one of the first ... edits"
+    _curves(by_cohort, "metric", titles, percent, stem, "no edit was evaluated twice", across=across)
+
+
 def _curves(
     by_method: pd.DataFrame,
     key: str,
@@ -52,6 +62,8 @@ def _curves(
     quantity: Callable[[str], str],
     stem: Path,
     reason: str,
+    *,
+    across: str = "Edits made",
 ) -> None:
     """One panel a value of the column `key`, under its title; `quantity(dataset)` is what the y axis shows."""
     edited = by_method[by_method["method"] != PRE_EDITED]
@@ -73,7 +85,7 @@ def _curves(
             for axis in line[len(names) :]:
                 axis.set_visible(False)
             line[0].set_ylabel(row_label(model, dataset, quantity(dataset), several=len(found) > 1))
-        figure.supxlabel("Edits made", fontsize=7)
+        figure.supxlabel(across, fontsize=7)
         legend_above(figure, list(axes.flat))
 
 

@@ -10,6 +10,7 @@
     timing_summary.csv             wall seconds a batch and phase
     training.csv                   training curves of the models a study trains itself
     tuning_summary.csv             every setting that tuning tried, with its score
+    retention_summary.csv          what edits of an age held at their first checkpoint, and hold at the last
     incidents.csv                  batches that were retried in higher precision, and where streams stopped early
     skipped_summary.csv            records that no stream edits, counted by reason
     missing.csv                    files the study names that were not there: nothing is filled in for them
@@ -23,6 +24,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,8 @@ from sphere.report.tables.layout import (
     family_of,
     gap_of,
 )
+from sphere.report.tables.retention import COLUMNS as RETENTION
+from sphere.report.tables.retention import retention_rows
 
 CELL = ("model", "dataset", "method", "edits")
 INTERVAL = ("mean", "ci_low", "ci_high", "ci_kind")
@@ -62,6 +66,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "timing_summary": (*STREAM, "batch", "phase", "seconds"),
     "training": ("model", "step", "loss", "lr", "fact_accuracy"),
     "tuning_summary": ("model", "method", "trial", "score"),
+    "retention_summary": RETENTION,
     "incidents": (*STREAM, "batch", "event", "reason"),
     "skipped_summary": ("dataset", "seed", "reason", "records"),
     "missing": ("path",),
@@ -97,9 +102,8 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
     read = partial(_read, missing=missing)
     streams, before = list(_streams(results, study)), list(_pre_edited(results, study))
 
-    measured = [(s.names, read(s.folder / "editing.csv", ("case_id",))) for s in before + streams]
-    editing = _concat([_editing_rows(records, names) for names, records in measured])
-    alone = measured[len(before) :] if len(study["seeds"]) == 1 else []
+    of_records = _of_records(before, streams, partial(read, needed=("case_id",)), alone=len(study["seeds"]) == 1)
+    editing = of_records["editing_summary"]
     ability = _concat([_stamp(read(path, COLUMNS["general_ability_summary"][5:]), names)
                        for path, names in _ability_files(results, study, streams)])  # fmt: skip
     energy = _concat([_stamp(read(s.folder / "energy.csv", ENERGY_NEEDS), s.names) for s in streams])
@@ -107,8 +111,7 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
     if editing.empty and ability.empty and energy.empty:
         raise InputError(f"no result of this study under {results}: run its edits first (looked for {missing[0]})")
     frames = {
-        "editing_summary": editing,
-        "editing_records": _concat([_headline_records(records, names) for names, records in alone]),
+        **of_records,
         "editing_by_method": _by_method(editing, "editing_by_method"),
         "energy_summary": energy,
         "general_ability_summary": ability,
@@ -131,7 +134,7 @@ def write(frame: pd.DataFrame, path: Path, columns: Sequence[str]) -> None:
     """Write a CSV with these columns first (empty where the frame lacks one), any others after them."""
     others = [column for column in frame.columns if column not in columns]
     whole = frame.reindex(columns=[*columns, *others])
-    for column in ("seed", "edits", "batch", "layer", "n", "n_seeds"):
+    for column in ("seed", "edits", "batch", "layer", "cohort", "size", "n", "n_seeds"):
         if column in whole:
             whole[column] = whole[column].astype("Int64")
     write_csv(whole, path)
@@ -162,6 +165,25 @@ def _pre_edited(results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[S
         for dataset in study["datasets"]:
             names = dict(zip(STREAM, (model, dataset, PRE_EDITED, None, 0), strict=True))
             yield Stream(results / model / dataset / PRE_EDITED, names)
+
+
+def _of_records(
+    before: Iterable[Stream], streams: Iterable[Stream], read: Callable[[Path], pd.DataFrame], *, alone: bool
+) -> dict[str, pd.DataFrame]:
+    """The tables that records make. A stream's records are read once, and let go before the next one's.
+
+    ``alone`` says that one seed was run: editing_records then holds them.
+    """
+    editing = [_editing_rows(read(s.folder / "editing.csv"), s.names) for s in before]
+    retention, kept = [], []
+    for _, own in groupby(streams, key=lambda stream: stream.folder.parent):
+        found = {stream.names["edits"]: (read(stream.folder / "editing.csv"), stream.names) for stream in own}
+        editing += [_editing_rows(records, names) for records, names in found.values()]
+        kept += [_headline_records(records, names) for records, names in found.values() if alone]
+        last = found[max(found)][1]
+        retention.append(retention_rows({edits: records for edits, (records, _) in found.items()}, last))
+    frames = {"editing_summary": editing, "editing_records": kept, "retention_summary": retention}
+    return {name: _concat(rows) for name, rows in frames.items()}
 
 
 def _ability_files(
