@@ -14,6 +14,7 @@ include: "workflow/rules/stats.smk"
 include: "workflow/rules/edit.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/general_ability.smk"
+include: "workflow/rules/neutral.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plan.smk"
 

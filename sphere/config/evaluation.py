@@ -1,7 +1,8 @@
-"""The sections ``tasks``, ``generation`` and ``strict`` of a study."""
+"""The sections ``tasks``, ``generation``, ``strict`` and ``neutral`` of a study."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -45,3 +46,15 @@ class StrictSettings(Settings):
     """Tokens of an answer that comes to no end of its own."""
     forms: Annotated[tuple[PromptForm, ...], Field(min_length=1)] = ("bare",)
     """How a prompt is put: bare, as under teacher forcing, or as a question, in the model's chat template."""
+
+
+class NeutralSettings(Settings):
+    """Text that no edit is about: bits a byte, and how far the model has moved on it."""
+
+    file: Path | None = None
+    """Texts of yours, separated by blank lines, or ME-PPL's JSON; null takes those of the study's corpus behind the
+    ones that key statistics are taken from."""
+    passages: Positive = 32
+    """Texts."""
+    length: Annotated[int, Field(ge=2)] = 64
+    """Tokens that are taken of each, from its beginning."""

@@ -231,6 +231,8 @@ def _check_sources(path: Path, whole: Study) -> None:
                 _known(f"{path}: datasets.{name}.{key}", value, rows["file"])
             elif not isfile(value):
                 raise InputError(f"{path}: datasets.{name}.{key}: {value} is not there")
+    if whole.study.neutral is not None and whole.study.neutral.file and not isfile(whole.study.neutral.file):
+        raise InputError(f"{path}: neutral.file: {whole.study.neutral.file} is not there")
     if whole.study.corpus is not None:
         _known(f"{path}: corpus.item", whole.study.corpus.item, rows["file"])
     for name, model in whole.models.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sphere.config.evaluation import StrictSettings, TaskSettings
+from sphere.config.evaluation import NeutralSettings, StrictSettings, TaskSettings
 from sphere.config.model import EditSettings
 from sphere.data.records import EditRequest, load_requests
 from sphere.editing.contexts import Contexts
@@ -21,7 +21,7 @@ from sphere.editing.spectra import Spectra
 from sphere.editing.state import EditState
 from sphere.editing.stats import Statistics
 from sphere.errors import NumericalError
-from sphere.evaluation import general_ability, metrics
+from sphere.evaluation import general_ability, metrics, neutral
 from sphere.evaluation.general_ability import TaskData, evaluate_tasks
 from sphere.evaluation.generation import GenerationSettings, evenly, fit_tfidf, read_tfidf
 from sphere.evaluation.metrics import evaluate_requests
@@ -197,6 +197,33 @@ def score_states(
             )
         write_csv(frame, out)
         print(f"{out}: {len(frame)} tasks", flush=True)
+
+
+def measure_drift(
+    model: Path,
+    states: Sequence[Path],
+    texts: Path,
+    outs: Sequence[Path],
+    *,
+    load_settings: Mapping[str, Any],
+    settings: NeutralSettings,
+    skip: int,
+) -> None:
+    """Bits a byte and drift of each state on ``texts``, one CSV a state (without rows, where the stream stopped before
+    its checkpoint); without states, of the unedited model. The first ``skip`` texts are left out."""
+    loaded = load(model, **load_settings)
+    parts = adapter(loaded.model)
+    read = neutral.read_texts(texts, skip=skip, count=settings.passages)
+    taken = neutral.passages(loaded.tokenizer, read, length=settings.length)
+    unedited = neutral.states_of(parts, loaded.tokenizer, taken)
+    for state, out in zip(states or (None,), outs, strict=True):
+        frame = pd.DataFrame(columns=list(neutral.COLUMNS))
+        if state is None:
+            frame = neutral.compare(parts, taken, unedited)
+        elif _put(loaded, state) is not None:
+            frame = neutral.compare(parts, taken, neutral.states_of(parts, loaded.tokenizer, taken), unedited)
+        write_csv(frame, out)
+        print(f"{out}: {len(frame)} metrics on {len(taken)} texts", flush=True)
 
 
 def _put(loaded: LoadedModel, path: Path) -> int | None:

@@ -41,6 +41,7 @@ def make_results(root: Path, scope: dict[str, Any]) -> Path:
         save(skipped[:0], root / "streams" / "counterfact" / f"seed{seed}_skipped.csv")
     for model in scope["models"]:
         save(general_ability(0.8), root / model / "pre-edited" / "general_ability.csv")
+        save(neutral(0.0)[:1], root / model / "pre-edited" / "neutral.csv")
         steps = np.arange(0, 701, 50)
         curve = {"step": steps, "loss": 7 * np.exp(-steps / 120) + 0.9, "lr": 2e-3,
                  "fact_accuracy": np.where(steps % 100 == 0, 1 - np.exp(-((steps / 350) ** 3)), np.nan)}  # fmt: skip
@@ -76,6 +77,7 @@ def make_stream(folder: Path, dataset: str, method: str, seed: int, scope: dict[
         save(editing(k, scores, dataset, seed=seed), folder / f"edits{k}" / "editing.csv")
         save(pd.DataFrame(rows), folder / f"edits{k}" / "energy.csv")
         save(pd.DataFrame(times), folder / f"edits{k}" / "timing.csv")
+        save(neutral(1 - left), folder / f"edits{k}" / "neutral.csv")
         save(general_ability(0.8 * (0.3 + 0.7 * left)), folder / f"edits{k}" / "general_ability.csv")
 
 
@@ -113,6 +115,12 @@ def general_ability(level: float) -> pd.DataFrame:
     rows = [{"task": task, "family": family, "metric": "acc", "value": level - 0.05 * i, "stderr": 0.02, "n": 100}
             for i, (task, family) in enumerate(TASKS.items())]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def neutral(lost: float) -> pd.DataFrame:
+    """Bits a byte and drift of a model that has lost so much."""
+    rows = [("bits_per_byte", 1 + lost, 0.02, 8), ("kl", lost / 2, 0.01, 8), ("top1", 1 - lost, 0.03, 8)]
+    return pd.DataFrame(rows, columns=["metric", "value", "stderr", "n"])
 
 
 def weights(n: int = 60, d: int = 40) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:

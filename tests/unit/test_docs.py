@@ -32,7 +32,7 @@ from sphere.editing.postprocess.base import POSTPROCESSES, PostContext
 from sphere.editing.replay import Row, record
 from sphere.editing.solvers.base import SOLVERS, LayerProblem
 from sphere.errors import InputError
-from sphere.evaluation import general_ability, knowledge, metrics
+from sphere.evaluation import general_ability, knowledge, metrics, neutral
 from sphere.evaluation.neurons import COLUMNS as NEURON_COLUMNS
 from sphere.models import adapters
 from sphere.models.adapters import Family, adapter
@@ -185,6 +185,7 @@ SCHEMA: dict[str, tuple[str, ...]] = {
     "incidents.csv": stages.INCIDENT_COLUMNS,
     "editing.csv": metrics.COLUMNS,
     "general_ability.csv": general_ability.COLUMNS,
+    "neutral.csv": neutral.COLUMNS,
     "training.csv": summaries.COLUMNS["training"][1:],
     "tuning/METHOD.csv": ("trial", *tune.METRICS, "score"),
     "sensitivity/METHOD.csv": ("trial", "eta", "alpha", *tune.METRICS, "score"),

@@ -123,3 +123,39 @@ def test_retention_is_gathered_and_drawn_over_seeds(gathered: Path) -> None:
     table = build("retention", gathered)
     assert any("zsRE (token accuracy), efficacy, cohorts of 20" in row.section for row in table.rows)
     assert "t over 3 seeds" in table.notes[-1]
+
+
+# ------------------------------------------------------------------------------------------------- neutral text
+
+
+def test_neutral_text_is_over_seeds_and_changes_from_the_unedited_model(gathered: Path) -> None:
+    rows = {row.label: row for row in build("neutral", gathered).rows if "CounterFact" in row.section}
+    assert rows["Pre-edited"].cells["bits_per_byte"].value == 1
+    assert not rows["Pre-edited"].ranked
+    assert {"change", "kl"}.isdisjoint(rows["Pre-edited"].cells)
+    summary = load(gathered, "neutral_summary").query(
+        f"dataset == 'counterfact' and method == 'memit' and edits == {LAST}"
+    )
+    seeds = over_seeds(summary.loc[summary["metric"] == "kl", "value"])
+    cells = rows["MEMIT"].cells
+    assert (cells["kl"].value, cells["kl"].half_width) == pytest.approx((seeds.mean, seeds.half_width))
+    assert cells["change"].value == pytest.approx(cells["bits_per_byte"].value - 1)
+    assert cells["top1"].value == pytest.approx(100 * (1 - 2 * seeds.mean))
+
+
+def test_one_seed_has_the_interval_over_passages(tmp_path: Path) -> None:
+    scope = made_up_study.study(seeds=[4])
+    gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
+    found = load(tmp_path / "tables", "neutral_by_method").query("metric == 'kl'")
+    assert set(found["ci_kind"]) == {"normal over items"}
+    assert found["ci_high"].sub(found["ci_low"]).tolist() == pytest.approx([2 * 1.959964 * 0.01] * len(found))
+
+
+def test_a_study_without_neutral_text_misses_none(tmp_path: Path) -> None:
+    scope = made_up_study.study(neutral=[])
+    root = made_up_study.make_results(tmp_path, scope)
+    for path in root.rglob("neutral.csv"):
+        path.unlink()
+    assert gather(root, scope, root / "tables") == []
+    table = build("neutral", root / "tables")
+    assert (table.rows, table.notes) == ([], ["No neutral text was measured."])

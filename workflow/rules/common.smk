@@ -136,6 +136,15 @@ def statistics_corpus(wildcards):
     return "<study>/corpus.txt" if STUDY.corpus else "<study>/world/corpus.txt"
 
 
+STATISTICS_TEXTS = max(model.statistics.documents for model in MODELS.values())  # at most so many, from the start
+
+
+def neutral_texts(wildcards):
+    """The text that drift is measured on: the user's, or the corpus."""
+    own = STUDY.neutral.file if STUDY.neutral else None
+    return str(own) if own else statistics_corpus(wildcards)
+
+
 def previous_state(wildcards):
     """The state a segment starts from: that of the checkpoint before it, or none at the stream's start."""
     index = STUDY.checkpoints.index(int(wildcards.edits))

@@ -13,6 +13,8 @@ SUMMARIES = [
     "energy_summary",
     "general_ability_summary",
     "general_ability_by_method",
+    "neutral_summary",
+    "neutral_by_method",
     "sensitivity_summary",
     "timing_summary",
     "training",
@@ -43,6 +45,10 @@ rule gather:
         ability=over_streams("general_ability.csv") if STUDY.tasks else [],
         ability_pre_edited=(
             expand(f"<study>/{{model}}/{PRE_EDITED}/general_ability.csv", model=MODELS) if STUDY.tasks else []
+        ),
+        neutral=over_streams("neutral.csv") if STUDY.neutral else [],
+        neutral_pre_edited=(
+            expand(f"<study>/{{model}}/{PRE_EDITED}/neutral.csv", model=MODELS) if STUDY.neutral else []
         ),
         training=expand("<study>/{model}/training.csv", model=WORLD_MODELS),
         skipped=expand(
@@ -80,6 +86,7 @@ rule gather:
             "seeds": list(STUDY.seeds),
             "checkpoints": list(STUDY.checkpoints),
             "tasks": list(STUDY.tasks.names) if STUDY.tasks else [],
+            "neutral": [STUDY.neutral.plain()] if STUDY.neutral else [],
         },
     log:
         "<logs>/gather.log",

@@ -73,6 +73,7 @@ _FROM_TABLES: dict[str, Callable[[Selection, Path, Path | None], None]] = {
         _paths(read), energy_by_batch(read("energy_summary")), stem
     ),
     "editing_curves": lambda read, stem, _: curves.editing_curves(read("editing_by_method"), stem),
+    "neutral": lambda read, stem, _: curves.neutral(read("neutral_by_method"), stem),
     "retention": lambda read, stem, _: curves.retention(retention_curve(read("retention_summary")), stem),
     "general_ability": lambda read, stem, _: curves.general_ability(read("general_ability_by_method"), stem),
     "plug_and_play": lambda read, stem, _: curves.plug_and_play(read("editing_by_method"), stem),

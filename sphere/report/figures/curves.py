@@ -24,6 +24,7 @@ from sphere.report.tables.layout import (
     ordered_methods,
     projected_pairs,
 )
+from sphere.report.tables.neutral import LABELS
 from sphere.report.tables.stream import family_rank
 
 
@@ -55,6 +56,15 @@ def retention(by_cohort: pd.DataFrame, stem: Path) -> None:
     _curves(by_cohort, "metric", titles, percent, stem, "no edit was evaluated twice", across=across)
 
 
+def neutral(by_method: pd.DataFrame, stem: Path) -> None:
+    """Bits a byte and drift on neutral text against edits made, one line a method; dashed, the unedited model.
+
+    `by_method` is neutral_by_method.
+    """
+    titles = {metric: label for metric, label in LABELS.items() if metric in set(by_method["metric"])}
+    _curves(by_method, "metric", titles, lambda _: "neutral text", stem, "no neutral text was measured", shares=False)
+
+
 def _curves(
     by_method: pd.DataFrame,
     key: str,
@@ -64,15 +74,20 @@ def _curves(
     reason: str,
     *,
     across: str = "Edits made",
+    shares: bool = True,
 ) -> None:
-    """One panel a value of the column `key`, under its title; `quantity(dataset)` is what the y axis shows."""
+    """One panel a value of the column `key`, under its title; `quantity(dataset)` is what the y axis shows.
+
+    `shares` are drawn in percent; other quantities as they are, each on a scale of its own.
+    """
     edited = by_method[by_method["method"] != PRE_EDITED]
     found = combinations(edited)
     if not found:
         return say_nothing_to_draw(stem, reason)
     # a symmetric interval of a share may reach beyond what a share can be: it is drawn as far as it can be
-    shown = by_method.assign(value=100 * by_method["mean"], value_low=(100 * by_method["ci_low"]).clip(0, 100),
-                             value_high=(100 * by_method["ci_high"]).clip(0, 100))  # fmt: skip
+    scale, most = (100, 100) if shares else (1, None)
+    shown = by_method.assign(value=scale * by_method["mean"], value_low=(scale * by_method["ci_low"]).clip(0, most),
+                             value_high=(scale * by_method["ci_high"]).clip(0, most))  # fmt: skip
     rows = [(model, dataset, names) for model, dataset in found for names in in_rows(list(titles), ACROSS)]
     columns = max(len(names) for _, _, names in rows)
     with drawing(stem, width=width_of(columns), height=0.15 + 1.85 * len(rows)) as figure:
@@ -80,7 +95,7 @@ def _curves(
         for line, (model, dataset, names) in zip(axes, rows, strict=True):
             own = shown[(shown["model"] == model) & (shown["dataset"] == dataset)]
             for axis, name in zip(line, names, strict=False):
-                _curve_panel(axis, own[own[key] == name])
+                _curve_panel(axis, own[own[key] == name], least=1.0 if shares else 0.0)
                 axis.set_title(titles[name], loc="left")
             for axis in line[len(names) :]:
                 axis.set_visible(False)
@@ -89,7 +104,8 @@ def _curves(
         legend_above(figure, list(axes.flat))
 
 
-def _curve_panel(axis: Axes, own: pd.DataFrame) -> None:
+def _curve_panel(axis: Axes, own: pd.DataFrame, *, least: float) -> None:
+    """One panel, from 0 to what the lines need, ``least`` at any rate."""
     own = own[np.isfinite(own["value"])]
     if own.empty:
         return empty(axis)
@@ -105,7 +121,7 @@ def _curve_panel(axis: Axes, own: pd.DataFrame) -> None:
     edited = own[own["method"] != PRE_EDITED]
     if len(edited):
         fit_integers(axis, edited["edits"])
-    top = max(1.0, axis.get_ylim()[1])
+    top = max(least, axis.get_ylim()[1])
     axis.set_ylim(-0.04 * top, top)
 
 

@@ -14,6 +14,7 @@ from sphere.report.tables.comparison import comparison_table
 from sphere.report.tables.editing import checkpoint_table, family_table, main_table, plug_and_play_table, read_paper
 from sphere.report.tables.incidents import mark_stops
 from sphere.report.tables.layout import FAMILIES
+from sphere.report.tables.neutral import neutral_table
 from sphere.report.tables.render import Table, write_table
 from sphere.report.tables.retention import retention_table
 from sphere.report.tables.stream import (
@@ -60,6 +61,7 @@ _MAKERS: dict[str, Maker] = {
     "plug_and_play": lambda t, p: plug_and_play_table(load(t, "editing_summary"), read_paper(p, "table1_main")),
     "runtime": lambda t, p: runtime_table(load(t, "timing_summary"), read_paper(p, "table2_runtime")),
     "general_ability": lambda t, _: ability_table(load(t, "general_ability_by_method")),
+    "neutral": lambda t, _: neutral_table(load(t, "neutral_by_method")),
     "energy": lambda t, _: energy_table(load(t, "energy_summary")),
     "spearman": lambda t, p: spearman_table(
         load(t, "editing_summary"), load(t, "energy_summary"), read_paper(p, "spearman")

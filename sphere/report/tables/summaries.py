@@ -6,6 +6,8 @@
     energy_summary.csv             energy.csv of every segment, in stream order
     general_ability_summary.csv    one row a model, dataset, method, seed, checkpoint, task and metric
     general_ability_by_method.csv  one score a task family, over seeds
+    neutral_summary.csv            one row a model, dataset, method, seed, checkpoint and metric of neutral text
+    neutral_by_method.csv          the same over seeds
     sensitivity_summary.csv        efficacy for every pair of eta and alpha: on held-out edits, or of NAME@eta=@alpha=
     timing_summary.csv             wall seconds a batch and phase
     training.csv                   training curves of the models a study trains itself
@@ -62,6 +64,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "general_ability_summary": (*STREAM, "task", "family", "metric", "value", "stderr", "n"),
     "general_ability_by_method": (*CELL, "family", *INTERVAL, "n_seeds"),
+    "neutral_summary": (*STREAM, "metric", "value", "stderr", "n"),
+    "neutral_by_method": (*CELL, "metric", *INTERVAL, "n_seeds"),
     "sensitivity_summary": ("model", "method", "eta", "alpha", *METRICS),
     "timing_summary": (*STREAM, "batch", "phase", "seconds"),
     "training": ("model", "step", "loss", "lr", "fact_accuracy"),
@@ -92,7 +96,8 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
     """Write the summaries of the study under `results` (that is `results/{study}`) into `tables`.
 
     `study` lists `models`, `datasets`, `methods`, `seeds` and `checkpoints` (edits made; 0 is not one of them), and
-    `tasks` where general ability was tested (an empty list: it was not, and no file of it is looked for).
+    `tasks` and `neutral` where general ability was tested and drift measured (empty: it was not, and no file of it is
+    looked for).
     Returns the files that were not there, also written to missing.csv; InputError where none at all was.
     """
     absent = [key for key in ("models", "datasets", "methods", "seeds", "checkpoints") if key not in study]
@@ -105,7 +110,9 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
     of_records = _of_records(before, streams, partial(read, needed=("case_id",)), alone=len(study["seeds"]) == 1)
     editing = of_records["editing_summary"]
     ability = _concat([_stamp(read(path, COLUMNS["general_ability_summary"][5:]), names)
-                       for path, names in _ability_files(results, study, streams)])  # fmt: skip
+                       for path, names in _of_model_or_stream("general_ability", results, study, streams)])  # fmt: skip
+    neutral = _concat([_stamp(read(path, COLUMNS["neutral_summary"][5:]), names)
+                       for path, names in _of_model_or_stream("neutral", results, study, streams)])  # fmt: skip
     energy = _concat([_stamp(read(s.folder / "energy.csv", ENERGY_NEEDS), s.names) for s in streams])
     timing = _concat([_stamp(read(s.folder / "timing.csv", COLUMNS["timing_summary"][4:]), s.names) for s in streams])
     if editing.empty and ability.empty and energy.empty:
@@ -116,6 +123,8 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         "energy_summary": energy,
         "general_ability_summary": ability,
         "general_ability_by_method": _by_method(headline_ability(ability), "general_ability_by_method"),
+        "neutral_summary": neutral,
+        "neutral_by_method": _by_method(_with_intervals(neutral), "neutral_by_method"),
         "sensitivity_summary": _concat([*_of_methods(results, study, "sensitivity"), _pairs(editing, study)]),
         "timing_summary": timing,
         "training": _concat([_optional(results / m / "training.csv", {"model": m}) for m in study["models"]]),
@@ -186,16 +195,20 @@ def _of_records(
     return {name: _concat(rows) for name, rows in frames.items()}
 
 
-def _ability_files(
-    results: Path, study: Mapping[str, Sequence[Any]], streams: list[Stream]
+MEASURED_IF = {"general_ability": "tasks", "neutral": "neutral"}
+"""File beside a model and a state -> the key of ``study`` that says whether it is measured."""
+
+
+def _of_model_or_stream(
+    name: str, results: Path, study: Mapping[str, Sequence[Any]], streams: list[Stream]
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The pre-edited scores belong to a model: they are repeated under each dataset, where the curves start."""
-    if not study.get("tasks", True):
+    if not study.get(MEASURED_IF[name], True):
         return
     for stream in _pre_edited(results, study):
-        yield results / stream.names["model"] / PRE_EDITED / "general_ability.csv", stream.names
+        yield results / stream.names["model"] / PRE_EDITED / f"{name}.csv", stream.names
     for stream in streams:
-        yield stream.folder / "general_ability.csv", stream.names
+        yield stream.folder / f"{name}.csv", stream.names
 
 
 def _read(path: Path, needed: Iterable[str], *, missing: list[Path]) -> pd.DataFrame:
@@ -327,6 +340,12 @@ def headline_ability(ability: pd.DataFrame) -> pd.DataFrame:
         interval = from_stderr(float(tasks["value"].mean()), error, len(tasks))
         rows.append({**dict(zip([*STREAM, "family"], key, strict=True)), **_fields(interval)})
     return pd.DataFrame(rows)
+
+
+def _with_intervals(measured: pd.DataFrame) -> pd.DataFrame:
+    """``measured`` with ``mean`` and the interval of its standard errors over items, for value and stderr."""
+    intervals = [from_stderr(float(row["value"]), float(row["stderr"])) for row in measured.to_dict("records")]
+    return measured.assign(**pd.DataFrame([_fields(each) for each in intervals], columns=list(INTERVAL)))
 
 
 def _metric_rank(metric: str) -> int:

@@ -361,6 +361,8 @@ class Costs:
             yield self._evaluation(held, seconds, edits=group[-1], **read, **names)
             if study.tasks is not None:
                 yield self._ability(held, len(group), edits=group[-1], **read, **names)
+            if study.neutral is not None:
+                yield self._neutral(held, len(group), edits=group[-1], **read, **names)
 
     def pre_edited(self, dataset: str) -> Job:
         seconds = self.evaluation_seconds(self._taken(self.study.edits), texts_of(dataset))
@@ -368,6 +370,9 @@ class Costs:
 
     def ability_pre_edited(self) -> Job:
         return self._ability(self.folder, 1, files=self.folder, method="pre-edited")
+
+    def neutral_pre_edited(self) -> Job:
+        return self._neutral(self.folder, 0, files=self.folder, method="pre-edited")
 
     def tuning(self, method: Method, name: str) -> Iterator[Job]:
         """Settings tried on held-out edits: the search, and the map over eta and alpha."""
@@ -414,6 +419,19 @@ class Costs:
         logits = rows * prompt * s.shape.vocabulary * (s.bytes + 2 * 4)
         least = held + logits + rows * (length if items else CHOICES) * (s.passed + s.cached)
         return self._job(rule, least=least, seconds=seconds, **names)
+
+    def _neutral(self, held: float, states: int, **names: Any) -> Job:
+        """Drift of so many states, each beside the unedited model."""
+        s, settings = self.sizes, self.study.neutral
+        assert settings is not None
+        tokens = settings.passages * settings.length
+        seconds = (1 + states) * self.flops(model=2 * tokens * s.parameters) + states * self.flops(
+            model=4 * tokens * s.head
+        )
+        rule = "neutral_pre_edited" if names.get("method") == "pre-edited" else "neutral"
+        least = held + 2 * tokens * s.shape.width * s.bytes + 128 * s.shape.vocabulary * 5 * 8
+        most = least + min(DEFAULT_TOKEN_BUDGET, tokens) * s.passed
+        return self._job(rule, least=least + settings.length * s.passed, most=most, seconds=seconds, **names)
 
 
 def requests_of(study: StudyConfig) -> dict[str, int]:
