@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
 from sphere.config.evaluation import NeutralSettings, StrictSettings, TaskSettings
 from sphere.config.model import EditSettings
@@ -52,12 +55,13 @@ def edit_segment(
     out_energy: Path,
     out_timing: Path,
     out_incidents: Path,
+    out_cost: Path,
 ) -> None:
     """Edit the stream from where ``previous`` stands (its start without one) to ``upto`` edits.
 
     Writes the new state, energy.csv (one row a measured batch, the last among them, and layer; batch 0 is the unedited
-    model), timing.csv (one row a batch and phase, in wall seconds) and incidents.csv. A stream whose numbers stay
-    unusable in higher precision stops there: its state says so, and every later segment passes that state on.
+    model), timing.csv (one row a batch and phase, in wall seconds), incidents.csv and cost.csv. A stream whose numbers
+    stay unusable in higher precision stops there: its state says so, and every later segment passes that state on.
     """
     records: list[Record] = []
     incidents: list[tuple[int, int, str, str]] = []
@@ -70,6 +74,7 @@ def edit_segment(
         timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
         write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), out_timing)
         write_csv(pd.DataFrame(incidents, columns=list(INCIDENT_COLUMNS)), out_incidents)
+        write_csv(pd.DataFrame([(state.position, *_peaks(), *state.sizes())], columns=list(COST_COLUMNS)), out_cost)
 
     if state is not None and state.stopped:
         print(f"the stream stopped after {state.position} edits: {state.stopped}", flush=True)
@@ -115,6 +120,14 @@ ENERGY_COLUMNS = (
     *("update_norm", "weight_norm", "editable_share"),
 )
 INCIDENT_COLUMNS = ("edits", "batch", "event", "reason")
+COST_COLUMNS = ("edits", "peak_memory", "peak_device_memory", "weights", "kept")
+
+
+def _peaks() -> tuple[int, int | None]:
+    """The most main memory that this process has held, and the most that tensors have held of its GPU, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return main, torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None
 
 
 def evaluate_states(

@@ -183,6 +183,7 @@ SCHEMA: dict[str, tuple[str, ...]] = {
     "energy.csv": stages.ENERGY_COLUMNS,
     "timing.csv": summaries.COLUMNS["timing_summary"][4:],
     "incidents.csv": stages.INCIDENT_COLUMNS,
+    "cost.csv": stages.COST_COLUMNS,
     "editing.csv": metrics.COLUMNS,
     "general_ability.csv": general_ability.COLUMNS,
     "neutral.csv": neutral.COLUMNS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
 
 import made_up_study
@@ -159,3 +160,16 @@ def test_a_study_without_neutral_text_misses_none(tmp_path: Path) -> None:
     assert gather(root, scope, root / "tables") == []
     table = build("neutral", root / "tables")
     assert (table.rows, table.notes) == ([], ["No neutral text was measured."])
+
+
+# --------------------------------------------------------------------------------------------------------- cost
+
+
+def test_cost_is_of_an_edit_of_the_largest_peak_and_of_what_is_kept_at_last(gathered: Path) -> None:
+    rows = {row.label: row.cells for row in build("cost", gathered).rows}
+    assert rows["MEMIT"]["edit_s"].value == pytest.approx(9.5 / 20)  # a batch of 20: targets and solve, no measuring
+    assert rows["SPHERE"]["edit_s"].value == pytest.approx(10 / 20)
+    assert rows["MEMIT"]["peak_memory"].value == pytest.approx(1 + LAST / 1024)
+    assert (rows["MEMIT"]["kept"].value, rows["SPHERE"]["kept"].value) == (0, 1)
+    assert rows["SPHERE"]["weights"].value == 2
+    assert isnan(rows["SPHERE"]["peak_device_memory"].value), "no GPU: no number"

@@ -180,7 +180,8 @@ CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
         "models/smoke.yaml",
         "contexts: {count: 2,",
         "contexts: {count: 3,",
-        {"contexts": 1, "tune": 2, "sensitivity": 1, "edit": 8, "evaluate": 4, "ability": 4, "neutral": 4, "neurons": 1},
+        {"contexts": 1, "tune": 2, "sensitivity": 1, "edit": 8, "neurons": 1}
+        | {"evaluate": 4, "ability": 4, "neutral": 4},
     ),
     (  # general ability alone
         "studies/smoke.yaml",

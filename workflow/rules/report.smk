@@ -17,6 +17,7 @@ SUMMARIES = [
     "neutral_by_method",
     "sensitivity_summary",
     "timing_summary",
+    "cost_summary",
     "training",
     "tuning_summary",
     "retention_summary",
@@ -41,7 +42,7 @@ rule gather:
             model=MODELS,
             dataset=STUDY.datasets,
         ),
-        streams=over_streams("editing.csv", "energy.csv", "timing.csv"),
+        streams=over_streams("editing.csv", "energy.csv", "timing.csv", "cost.csv"),
         ability=over_streams("general_ability.csv") if STUDY.tasks else [],
         ability_pre_edited=(
             expand(f"<study>/{{model}}/{PRE_EDITED}/general_ability.csv", model=MODELS) if STUDY.tasks else []

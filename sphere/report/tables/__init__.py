@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sphere.report.tables.answers import belief_table, strict_table
 from sphere.report.tables.comparison import comparison_table
+from sphere.report.tables.cost import cost_table
 from sphere.report.tables.editing import checkpoint_table, family_table, main_table, plug_and_play_table, read_paper
 from sphere.report.tables.incidents import mark_stops
 from sphere.report.tables.layout import FAMILIES
@@ -60,6 +61,7 @@ _MAKERS: dict[str, Maker] = {
     "checkpoints": lambda t, _: checkpoint_table(load(t, "editing_by_method")),
     "plug_and_play": lambda t, p: plug_and_play_table(load(t, "editing_summary"), read_paper(p, "table1_main")),
     "runtime": lambda t, p: runtime_table(load(t, "timing_summary"), read_paper(p, "table2_runtime")),
+    "cost": lambda t, _: cost_table(load(t, "timing_summary"), load(t, "cost_summary")),
     "general_ability": lambda t, _: ability_table(load(t, "general_ability_by_method")),
     "neutral": lambda t, _: neutral_table(load(t, "neutral_by_method")),
     "energy": lambda t, _: energy_table(load(t, "energy_summary")),

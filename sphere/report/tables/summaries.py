@@ -10,6 +10,7 @@
     neutral_by_method.csv          the same over seeds
     sensitivity_summary.csv        efficacy for every pair of eta and alpha: on held-out edits, or of NAME@eta=@alpha=
     timing_summary.csv             wall seconds a batch and phase
+    cost_summary.csv               peak memory of every segment, and the size of what it keeps
     training.csv                   training curves of the models a study trains itself
     tuning_summary.csv             every setting that tuning tried, with its score
     retention_summary.csv          what edits of an age held at their first checkpoint, and hold at the last
@@ -68,6 +69,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "neutral_by_method": (*CELL, "metric", *INTERVAL, "n_seeds"),
     "sensitivity_summary": ("model", "method", "eta", "alpha", *METRICS),
     "timing_summary": (*STREAM, "batch", "phase", "seconds"),
+    "cost_summary": (*STREAM, "peak_memory", "peak_device_memory", "weights", "kept"),
     "training": ("model", "step", "loss", "lr", "fact_accuracy"),
     "tuning_summary": ("model", "method", "trial", "score"),
     "retention_summary": RETENTION,
@@ -127,6 +129,8 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         "neutral_by_method": _by_method(_with_intervals(neutral), "neutral_by_method"),
         "sensitivity_summary": _concat([*_of_methods(results, study, "sensitivity"), _pairs(editing, study)]),
         "timing_summary": timing,
+        "cost_summary": _concat([_stamp(read(s.folder / "cost.csv", COLUMNS["cost_summary"][4:]), s.names)
+                                 for s in streams]),
         "training": _concat([_optional(results / m / "training.csv", {"model": m}) for m in study["models"]]),
         "tuning_summary": _concat(list(_of_methods(results, study, "tuning"))),
         "incidents": _concat([_optional(s.folder / "incidents.csv", s.names) for s in streams]),
