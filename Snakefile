@@ -29,6 +29,7 @@ rule all:
     input:
         rules.tables.output,
         rules.figures.output,
+        rules.explore.output,
         rules.claims.output,
         rules.provenance.output,
         rules.report.output,

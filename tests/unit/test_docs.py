@@ -37,7 +37,7 @@ from sphere.evaluation.neurons import COLUMNS as NEURON_COLUMNS
 from sphere.models import adapters
 from sphere.models.adapters import Family, adapter
 from sphere.models.hooks import capture_output
-from sphere.report import claims
+from sphere.report import claims, results
 from sphere.report.tables import summaries
 from sphere.study import plan, stages, tune
 
@@ -204,6 +204,11 @@ SCHEMA: dict[str, tuple[str, ...]] = {
 def test_every_csv_is_documented_once() -> None:
     headings = re.findall(r"^### (.+)$", read("results-schema.md"), re.MULTILINE)
     assert sorted(headings) == sorted(SCHEMA)
+
+
+def test_columns_of_the_one_table() -> None:
+    section = sections(read("results-schema.md"), 2)["results.parquet"]
+    assert [column for cells in rows(section) for column in names(cells[0])] == list(results.COLUMNS)
 
 
 @pytest.mark.parametrize("name", SCHEMA)

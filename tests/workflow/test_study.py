@@ -20,7 +20,7 @@ from .conftest import Run, Workplace
 
 METHODS, DATASETS, CHECKPOINTS = ("memit", "sphere"), ("counterfact", "zsre"), (4, 8)
 STREAMS = [(dataset, method) for dataset in DATASETS for method in METHODS]
-REPORTING = {"gather": 1, "claims": 1, "figures": 1, "tables": 1, "provenance": 1, "report": 1}
+REPORTING = {"gather": 1, "explore": 1, "claims": 1, "figures": 1, "tables": 1, "provenance": 1, "report": 1}
 
 
 def folder(place: Workplace, dataset: str, method: str, edits: int) -> Path:

@@ -79,6 +79,7 @@ rule gather:
         summaries=[
             report(f"<study>/tables/{name}.csv", labels={"file": f"{name}.csv"}, **OFFERED) for name in SUMMARIES
         ],
+        results=report("<study>/results.parquet", labels={"file": "results.parquet"}, **OFFERED),
     params:
         study={
             "models": list(MODELS),
@@ -103,6 +104,32 @@ rule gather:
         "Gathering all results"
     script:
         "../scripts/gather.py"
+
+
+rule explore:
+    input:
+        results=rules.gather.output.results,
+    output:
+        page=report(
+            "<study>/explore.html",
+            caption="../report/explore.rst",
+            category="Explore",
+            labels={"page": title("explore")},
+        ),
+    log:
+        "<logs>/explore.log",
+    benchmark:
+        "<benchmarks>/explore.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(20),
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Writing the page to explore results on"
+    script:
+        "../scripts/explore.py"
 
 
 rule neurons:
@@ -253,6 +280,7 @@ rule provenance:
     input:
         rules.tables.output,
         rules.figures.output,
+        rules.explore.output,
         rules.claims.output,
     output:
         html=report(
@@ -286,6 +314,7 @@ rule report:
     input:
         rules.tables.output,
         rules.figures.output,
+        rules.explore.output,
         rules.claims.output,
         rules.provenance.output,
     output:
@@ -308,6 +337,6 @@ rule report:
     message:
         "Writing {output.html}"
     shell:
-        "snakemake tables figures claims provenance --report {params.unfinished:q} --snakefile {params.snakefile:q} --nolock"
+        "snakemake tables figures explore claims provenance --report {params.unfinished:q} --snakefile {params.snakefile:q} --nolock"
         " --report-stylesheet {params.stylesheet:q} --workflow-profile none --config {params.overrides:q}"
         " > {log:q} 2>&1 && mv {params.unfinished:q} {output.html:q}"
