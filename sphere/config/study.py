@@ -57,6 +57,8 @@ class StudyConfig(Settings):
     """Free generations; null makes none, and with them no fluency and consistency."""
     strict: StrictSettings | None = None
     """Whole answers, generated freely, of an exact match: the strict families; null asks for none."""
+    in_context: bool = False
+    """Evaluate, beside the unedited model, the unedited model with each new fact in its context."""
     belief: bool = True
     """Measure the log-odds of the new object against the true one; it takes no further pass of the model."""
     neutral: NeutralSettings | None = None

@@ -13,7 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,17 @@ class EditRequest:
     relation: str | None = None
     aliases: tuple[str, ...] = ()
     """Other names of the new object: CounterFact's ``aliases`` (ours), zsRE's further answers."""
+
+    def in_context(self) -> EditRequest:
+        """The same with the new fact, as a sentence, before every prompt: what the unedited model is told of it."""
+        told = f"{self.prompt} {self.target_new}. "
+        return replace(
+            self,
+            prompt=told + self.prompt,
+            subject_start=len(told) + self.subject_start,
+            paraphrases=tuple(told + prompt for prompt in self.paraphrases),
+            neighborhood=tuple(replace(probe, prompt=told + probe.prompt) for probe in self.neighborhood),
+        )
 
     @property
     def subject_end(self) -> int:

@@ -143,10 +143,11 @@ def evaluate_states(
     records: int | None = None,
     strict: StrictSettings | None = None,
     belief: bool = True,
+    in_context: bool = False,
 ) -> None:
     """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
 
-    With ``records``, on so many of them, evenly spread.
+    With ``records``, on so many of them, evenly spread; ``in_context``, with each one's new fact before its prompts.
 
     A state of a stream that stopped before its checkpoint gets a CSV without rows. The word weights of consistency
     come from ``word_weights`` (vocabulary and frequencies), or else from the whole stream's reference texts, so that
@@ -161,7 +162,7 @@ def evaluate_states(
         upto = len(requests) if state is None else _put(loaded, state)
         frame = pd.DataFrame(columns=list(metrics.COLUMNS))
         if upto is not None:
-            some = [requests[i] for i in evenly(upto, records)]
+            some = [requests[i].in_context() if in_context else requests[i] for i in evenly(upto, records)]
             frame = evaluate_requests(
                 loaded.model,
                 loaded.tokenizer,

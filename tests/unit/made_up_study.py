@@ -49,6 +49,9 @@ def make_results(root: Path, scope: dict[str, Any]) -> Path:
         for dataset in scope["datasets"]:
             save(editing(20, {"efficacy": 0.01, "generalization": 0.02, "specificity": 0.9}, dataset, seed=99),
                  root / model / dataset / "pre-edited" / "editing.csv")  # fmt: skip
+            for anchor in scope.get("in_context", ()):
+                told = {"efficacy": 0.9, "generalization": 0.8, "specificity": 0.4}
+                save(editing(20, told, dataset, seed=98), root / model / dataset / anchor / "editing.csv")
             for method in scope["methods"]:
                 for seed in scope["seeds"]:
                     make_stream(root / model / dataset / method / f"seed{seed}", dataset, method, seed, scope)

@@ -142,6 +142,18 @@ def test_objects_keep_their_other_names(write):
         load_requests(write([record]))
 
 
+def test_in_context_every_prompt_begins_with_the_new_fact(write):
+    (request,) = load_requests(write([COUNTERFACT])).requests
+    told = request.in_context()
+    fact = "Zoë {Łukasz} works as a nurse. "
+    assert told.prompt == fact + request.prompt
+    assert told.prompt[told.subject_start : told.subject_end] == request.subject
+    assert told.subject_start > len(fact) - 1
+    assert [probe.prompt for probe in told.neighborhood] == [fact + probe.prompt for probe in request.neighborhood]
+    assert told.paraphrases == tuple(fact + prompt for prompt in request.paraphrases)
+    assert (told.target_new, told.target_true) == (request.target_new, request.target_true)
+
+
 def test_only_what_an_edit_needs_is_required(write):
     minimal = {"requested_rewrite": {"prompt": "{} is a", "subject": "Ada", "target_new": {"str": "nurse"}}}
     (request,) = load_requests(write([minimal])).requests

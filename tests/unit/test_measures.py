@@ -9,6 +9,7 @@ import made_up_study
 import pandas as pd
 import pytest
 
+from sphere.report.figures import FIGURES
 from sphere.report.tables import build, gather, load
 from sphere.report.tables.intervals import over_seeds
 from sphere.report.tables.retention import cohort_size, retention_curve, retention_rows, retention_table
@@ -173,3 +174,28 @@ def test_cost_is_of_an_edit_of_the_largest_peak_and_of_what_is_kept_at_last(gath
     assert (rows["MEMIT"]["kept"].value, rows["SPHERE"]["kept"].value) == (0, 1)
     assert rows["SPHERE"]["weights"].value == 2
     assert isnan(rows["SPHERE"]["peak_device_memory"].value), "no GPU: no number"
+
+
+# ------------------------------------------------------------------------------------------------------ anchors
+
+
+def test_the_model_that_was_told_each_fact_is_a_reference_in_every_table(tmp_path: Path) -> None:
+    scope = made_up_study.study(in_context=["in-context"])
+    root = made_up_study.make_results(tmp_path, scope)
+    assert gather(root, scope, root / "tables") == []
+    for name in ("table1", "editing_success", "strict", "belief"):
+        table = build(name, root / "tables")
+        own = [row for row in table.rows if row.label == "In context"]
+        assert own, name
+        assert not any(row.ranked for row in own), name
+        assert [row.label for row in table.rows][:2] == ["Pre-edited", "In context"], name
+    (told,) = [row for row in build("table1", root / "tables").rows if row.label == "In context"]
+    assert told.cells["counterfact_efficacy"].value == 90
+    assert set(load(root / "tables", "neutral_summary")["method"]) == {"pre-edited", *scope["methods"]}
+    for name in ("plug_and_play", "spearman", "early_warning", "energy", "runtime", "checkpoints"):
+        assert "In context" not in [row.label for row in build(name, root / "tables").rows], name
+    for name in ("editing_curves", "plug_and_play", "energy_accuracy"):
+        FIGURES[name](root / "tables", tmp_path / name)
+    (root / "tiny" / "zsre" / "in-context" / "editing.csv").unlink()
+    missing = gather(root, scope, root / "tables")
+    assert [str(path.relative_to(root)) for path in missing] == ["tiny/zsre/in-context/editing.csv"]

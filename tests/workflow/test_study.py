@@ -193,9 +193,14 @@ CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
         "studies/smoke.yaml",
         "length: 24",
         "length: 30",
-        {"evaluate": 4, "evaluate_pre_edited": 2},
+        {"evaluate": 4, "evaluate_pre_edited": 2, "evaluate_in_context": 2},
     ),
-    ("studies/smoke.yaml", "tokens: 8", "tokens: 9", {"evaluate": 4, "evaluate_pre_edited": 2}),
+    (  # how long an answer may be
+        "studies/smoke.yaml",
+        "tokens: 8",
+        "tokens: 9",
+        {"evaluate": 4, "evaluate_pre_edited": 2, "evaluate_in_context": 2},
+    ),
     ("studies/smoke.yaml", "passages: 8", "passages: 7", {"neutral": 4, "neutral_pre_edited": 1}),
     (  # what a job asks of a machine changes no result
         "models/smoke.yaml",

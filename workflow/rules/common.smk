@@ -31,6 +31,7 @@ STUDY = WHOLE.study
 MODELS = WHOLE.models
 FILES = {row.file_name: row for row in WHOLE.sources.values() if row.is_file}
 PRE_EDITED = "pre-edited"
+IN_CONTEXT = "in-context"
 STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
 
 # An evaluation job takes all checkpoints of a stream, or each checkpoint has a job of its own.

@@ -31,6 +31,21 @@ rule evaluate_pre_edited:
         "../scripts/evaluate.py"
 
 
+use rule evaluate_pre_edited as evaluate_in_context with:
+    output:
+        editing=ensure(f"<study>/{{model}}/{{dataset}}/{IN_CONTEXT}/editing.csv", non_empty=True),
+    log:
+        f"<logs>/{{model}}/{{dataset}}/evaluate_{IN_CONTEXT}.log",
+    benchmark:
+        f"<benchmarks>/{{model}}/{{dataset}}/evaluate_{IN_CONTEXT}.tsv"
+    resources:
+        mem_mb=planned("mem_mb", "evaluate_in_context", method=IN_CONTEXT),
+        runtime=planned("runtime", "evaluate_in_context", method=IN_CONTEXT),
+        gpu=gpus,
+    message:
+        "{wildcards.model}, {wildcards.dataset}: evaluating the unedited model with each new fact in its context"
+
+
 use rule evaluate_pre_edited as evaluate with:
     input:
         model="<study>/{model}/model",

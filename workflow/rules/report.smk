@@ -37,10 +37,11 @@ localrules:
 
 rule gather:
     input:
-        pre_edited=expand(
-            f"<study>/{{model}}/{{dataset}}/{PRE_EDITED}/editing.csv",
+        anchors=expand(
+            "<study>/{model}/{dataset}/{anchor}/editing.csv",
             model=MODELS,
             dataset=STUDY.datasets,
+            anchor=[PRE_EDITED, IN_CONTEXT] if STUDY.in_context else [PRE_EDITED],
         ),
         streams=over_streams("editing.csv", "energy.csv", "timing.csv", "cost.csv"),
         ability=over_streams("general_ability.csv") if STUDY.tasks else [],
@@ -88,6 +89,7 @@ rule gather:
             "seeds": list(STUDY.seeds),
             "checkpoints": list(STUDY.checkpoints),
             "tasks": list(STUDY.tasks.names) if STUDY.tasks else [],
+            "in_context": [IN_CONTEXT] if STUDY.in_context else [],
             "neutral": [STUDY.neutral.plain()] if STUDY.neutral else [],
         },
     log:

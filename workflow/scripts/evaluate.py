@@ -10,6 +10,7 @@ with job(snakemake, sources=snakemake.params.sources):
     from sphere.study.stages import evaluate_states
 
     files, params = snakemake.input, snakemake.params
+    in_context = snakemake.rule == "evaluate_in_context"  # told a fact, a model has it in its free texts anyhow
     evaluate_states(
         Path(files.model),
         paths(files.get("states")),
@@ -19,7 +20,8 @@ with job(snakemake, sources=snakemake.params.sources):
         references=next(iter(paths(files.references)), None),
         word_weights=tuple(paths(files.word_weights)) or None,
         records=params.records,
-        generation=GenerationSettings(**params.generation) if params.generation else None,
+        generation=GenerationSettings(**params.generation) if params.generation and not in_context else None,
         strict=StrictSettings(**params.strict) if params.strict else None,
         belief=params.belief,
+        in_context=in_context,
     )

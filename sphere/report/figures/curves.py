@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from sphere.report.figures.panels import ACROSS, band, combinations, empty, in_rows, percent, row_label
 from sphere.report.style import PAGE, drawing, fit_integers, grid, legend_above, look, say_nothing_to_draw, width_of
 from sphere.report.tables.layout import (
+    ANCHORS,
     METRICS,
-    PRE_EDITED,
     ability_label,
     dataset_label,
     family_of,
+    is_anchor,
     method_label,
     ordered_methods,
     projected_pairs,
@@ -80,7 +81,7 @@ def _curves(
 
     `shares` are drawn in percent; other quantities as they are, each on a scale of its own.
     """
-    edited = by_method[by_method["method"] != PRE_EDITED]
+    edited = by_method[~by_method["method"].isin(ANCHORS)]
     found = combinations(edited)
     if not found:
         return say_nothing_to_draw(stem, reason)
@@ -111,14 +112,14 @@ def _curve_panel(axis: Axes, own: pd.DataFrame, *, least: float) -> None:
         return empty(axis)
     for method in ordered_methods(own["method"]):
         line = own[own["method"] == method]
-        if method == PRE_EDITED:
+        if is_anchor(method):
             style = look(method)
             axis.axhline(
                 float(line["value"].iloc[0]), color=style.colour, linestyle=style.dash, linewidth=0.9, label=style.label
             )
         else:
             band(axis, line, "value", look(method))
-    edited = own[own["method"] != PRE_EDITED]
+    edited = own[~own["method"].isin(ANCHORS)]
     if len(edited):
         fit_integers(axis, edited["edits"])
     top = max(least, axis.get_ylim()[1])

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable
 
 PRE_EDITED = "pre-edited"
+IN_CONTEXT = "in-context"
+ANCHORS = (PRE_EDITED, IN_CONTEXT)
+"""Models that no method edited: references in tables and figures, never ranked."""
 PROJECTION = "sphere"
 
 METRICS = ("efficacy", "generalization", "specificity")
@@ -18,6 +21,7 @@ TEXT_FAMILY = "text"  # the family under which fluency and consistency are gathe
 
 METHOD_LABELS = {
     PRE_EDITED: "Pre-edited",
+    IN_CONTEXT: "In context",
     "ft": "FT",
     "rome": "ROME",
     "memit": "MEMIT",
@@ -119,12 +123,12 @@ def gap_of(family: str) -> str:
 
 def is_anchor(name: str) -> bool:
     """True for a model that no method edited: it stands in tables as a reference and is not ranked."""
-    return name == PRE_EDITED
+    return name in ANCHORS
 
 
 def is_baseline(name: str) -> bool:
     """True for a method that edits without the projection."""
-    return name != PRE_EDITED and base_of(name) is None
+    return not is_anchor(name) and base_of(name) is None
 
 
 def family_of(dataset: str) -> str:

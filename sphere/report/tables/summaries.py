@@ -99,7 +99,7 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
 
     `study` lists `models`, `datasets`, `methods`, `seeds` and `checkpoints` (edits made; 0 is not one of them), and
     `tasks` and `neutral` where general ability was tested and drift measured (empty: it was not, and no file of it is
-    looked for).
+    looked for), and `in_context` the names of further models that no method edited.
     Returns the files that were not there, also written to missing.csv; InputError where none at all was.
     """
     absent = [key for key in ("models", "datasets", "methods", "seeds", "checkpoints") if key not in study]
@@ -107,7 +107,8 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         raise InputError(f"gather needs the study's {', '.join(absent)}: list them")
     missing: list[Path] = []
     read = partial(_read, missing=missing)
-    streams, before = list(_streams(results, study)), list(_pre_edited(results, study))
+    streams = list(_streams(results, study))
+    before = [anchor for name in (PRE_EDITED, *study.get("in_context", ())) for anchor in _anchor(name, results, study)]
 
     of_records = _of_records(before, streams, partial(read, needed=("case_id",)), alone=len(study["seeds"]) == 1)
     editing = of_records["editing_summary"]
@@ -173,11 +174,12 @@ def _streams(results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[Stre
                         yield Stream(folder, dict(zip(STREAM, (model, dataset, method, seed, edits), strict=True)))
 
 
-def _pre_edited(results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[Stream]:
+def _anchor(name: str, results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[Stream]:
+    """A model that no method edited, of each model and dataset."""
     for model in study["models"]:
         for dataset in study["datasets"]:
-            names = dict(zip(STREAM, (model, dataset, PRE_EDITED, None, 0), strict=True))
-            yield Stream(results / model / dataset / PRE_EDITED, names)
+            names = dict(zip(STREAM, (model, dataset, name, None, 0), strict=True))
+            yield Stream(results / model / dataset / name, names)
 
 
 def _of_records(
@@ -209,7 +211,7 @@ def _of_model_or_stream(
     """The pre-edited scores belong to a model: they are repeated under each dataset, where the curves start."""
     if not study.get(MEASURED_IF[name], True):
         return
-    for stream in _pre_edited(results, study):
+    for stream in _anchor(PRE_EDITED, results, study):
         yield results / stream.names["model"] / PRE_EDITED / f"{name}.csv", stream.names
     for stream in streams:
         yield stream.folder / f"{name}.csv", stream.names

@@ -39,6 +39,8 @@ def jobs_of(study: Study, machine: MachineSettings) -> list[Job]:
             found += costs.tuning(method, each)
         for dataset in whole.datasets:
             found.append(costs.pre_edited(dataset))
+            if whole.in_context:
+                found.append(costs.in_context(dataset))
         if whole.tasks is not None:
             found.append(costs.ability_pre_edited())
         if whole.neutral is not None:
@@ -281,7 +283,8 @@ class Plan:
 
 RULES = (
     *("extract_corpus", "fetch_model", "convert_gguf", "train_model", "known_facts", "contexts", "statistics"),
-    *("null_space", "directions", "targets", "tune", "sensitivity", "edit", "evaluate_pre_edited", "evaluate"),
+    *("null_space", "directions", "targets", "tune", "sensitivity", "edit", "evaluate_pre_edited"),
+    *("evaluate_in_context", "evaluate"),
     *("ability_pre_edited", "ability", "neutral_pre_edited", "neutral", "neurons"),
 )
 """Rules that are counted, in the order of a study."""

@@ -8,6 +8,7 @@ with texts as long as CounterFact's and zsRE's are on average.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -368,6 +369,13 @@ class Costs:
         seconds = self.evaluation_seconds(self._taken(self.study.edits), texts_of(dataset))
         return self._evaluation(self.folder, seconds, files=self.folder, dataset=dataset, method="pre-edited")
 
+    def in_context(self, dataset: str) -> Job:
+        """The unedited model, told each new fact: each prompt is about twice as long."""
+        texts = texts_of(dataset)
+        texts = replace(texts, scored=2 * texts.scored, generations=0)
+        seconds = self.evaluation_seconds(self._taken(self.study.edits), texts)
+        return self._evaluation(self.folder, seconds, files=self.folder, dataset=dataset, method="in-context")
+
     def ability_pre_edited(self) -> Job:
         return self._ability(self.folder, 1, files=self.folder, method="pre-edited")
 
@@ -399,7 +407,8 @@ class Costs:
 
     def _evaluation(self, held: float, seconds: float, **names: Any) -> Job:
         s = self.sizes
-        rule = "evaluate_pre_edited" if names.get("method") == "pre-edited" else "evaluate"
+        anchors = {"pre-edited": "evaluate_pre_edited", "in-context": "evaluate_in_context"}
+        rule = anchors.get(str(names.get("method")), "evaluate")
         logits = 512 * s.shape.vocabulary * (s.bytes + 2 * 4)
         token = s.passed + (s.cached if self.study.generation or self.study.strict else 0)
         least, most = (held + logits + tokens * token for tokens in (100, DEFAULT_TOKEN_BUDGET))
