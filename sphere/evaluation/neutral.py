@@ -28,7 +28,7 @@ from sphere.models.tokens import pad_id, right_pad
 COLUMNS = ("metric", "value", "stderr", "n")
 METRICS = ("bits_per_byte", "kl", "top1")
 _POSITIONS_AT_ONCE = 128
-"""Positions whose two distributions over the vocabulary are held at one time, in float64."""
+"""Positions whose two distributions over the vocabulary are held at one time."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +109,10 @@ def compare(
         for start in range(0, len(targets), _POSITIONS_AT_ONCE):
             part = slice(start, start + _POSITIONS_AT_ONCE)
             after = _log_probabilities(parts, states[i][part])  # (n, V)
-            nats -= float(after.gather(1, targets[part, None]).sum())
+            nats -= float(after.gather(1, targets[part, None]).sum(dtype=torch.float64))
             if unedited is not None:
                 before = _log_probabilities(parts, unedited[i][part])
-                kl += float((before.exp() * (before - after)).sum())
+                kl += float((before.exp() * (before - after)).sum(dtype=torch.float64))
                 agreed += int((before.argmax(-1) == after.argmax(-1)).sum())
         bits.append(nats / math.log(2))
         divergence.append(kl)
@@ -125,9 +125,9 @@ def compare(
 
 
 def _log_probabilities(parts: Adapter, states: Tensor) -> Tensor:
-    """log P (n, V) of the next token behind each of ``states`` (n, d), in float64."""
+    """log P (n, V) of the next token behind each of ``states`` (n, d), in float32."""
     logits: Tensor = parts.head(states)
-    return logits.double().log_softmax(-1)
+    return logits.float().log_softmax(-1)
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:

@@ -438,7 +438,7 @@ class Costs:
             model=4 * tokens * s.head
         )
         rule = "neutral_pre_edited" if names.get("method") == "pre-edited" else "neutral"
-        least = held + 2 * tokens * s.shape.width * s.bytes + 128 * s.shape.vocabulary * 5 * 8
+        least = held + 2 * tokens * s.shape.width * s.bytes + 128 * s.shape.vocabulary * 5 * 4
         most = least + min(DEFAULT_TOKEN_BUDGET, tokens) * s.passed
         return self._job(rule, least=least + settings.length * s.passed, most=most, seconds=seconds, **names)
 
