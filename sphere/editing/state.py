@@ -67,6 +67,11 @@ class EditState:
         with write_atomically(path) as temporary:
             save_file(tensors, str(temporary), metadata={"sphere_state": json.dumps(note, sort_keys=True)})
 
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the edited weights, and of all that is kept beside them for the next batch."""
+        kept = [*self.carried.values(), *(each for names in self.memory.values() for each in names.values())]
+        return sum(each.nbytes for each in self.weights.values()), sum(each.nbytes for each in kept)
+
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str = "cpu", continued: bool = True) -> EditState:
         """Read a saved state; InputError if the file is none.

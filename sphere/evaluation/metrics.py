@@ -9,6 +9,10 @@ specificity (neighbourhood prompts; for zsRE the unrelated question):
 ``accuracy``        share of prompts on which teacher-forced argmax gives every target token.
 ``token_accuracy``  share of target tokens given by teacher-forced argmax, over all tokens of the record's prompts.
 ``generation``      share of greedy free generations that begin with the target.
+``strict``          share of whole free answers, behind the bare prompt, that are the target or an alias of it
+                    (``evaluation.strict``); ``strict_question``, of answers to the prompt put as a question.
+``belief``          log-odds of the target against the other object in nats: log P(target) - log P(other), each a sum
+                    over tokens (``success`` compares means), mean over prompts. NaN without a true target.
 
 The target is the new object for efficacy and generalization, and the probe's own answer for specificity.
 """
@@ -25,14 +29,23 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sphere.config.evaluation import StrictSettings
 from sphere.data.records import EditRequest
 from sphere.errors import InputError
-from sphere.evaluation.generation import GenerationSettings, consistency, continue_rows, fit_tfidf, n_gram_entropy
+from sphere.evaluation.generation import (
+    GenerationSettings,
+    consistency,
+    continue_rows,
+    evenly,
+    fit_tfidf,
+    n_gram_entropy,
+)
+from sphere.evaluation.strict import STRICT, Accepted, answered
 from sphere.models.adapters import Adapter, adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
 from sphere.models.tokens import Encoded, encode_many, pad_id, right_pad
 
-FAMILIES = ("success", "accuracy", "token_accuracy", "generation")
+FAMILIES = ("success", "accuracy", "token_accuracy", "generation", *STRICT.values(), "belief")
 METRICS = ("efficacy", "generalization", "specificity")
 COLUMNS = ("case_id", *(f"{family}_{metric}" for family in FAMILIES for metric in METRICS), "fluency", "consistency")
 
@@ -51,6 +64,11 @@ class TargetScore:
     matches: tuple[bool, ...]
     """For each target token, whether it is the most likely one."""
 
+    @property
+    def log_probability(self) -> float:
+        """Of the whole target, in nats."""
+        return -self.nll * len(self.matches)
+
 
 def evaluate_requests(
     model: PreTrainedModel,
@@ -60,21 +78,27 @@ def evaluate_requests(
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     generation: GenerationSettings | None = None,
     tfidf: TfidfVectorizer | None = None,
+    strict: StrictSettings | None = None,
+    belief: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Evaluate ``model`` on ``requests``: one row a record in their order, with the columns ``COLUMNS``.
 
-    Shares are in [0, 1], fluency is in bits x 100, consistency in [0, 1]; NaN where a record has no such prompts or,
-    for what needs generations, none were asked for. ``tfidf`` weighs the words of consistency; without it, it is fitted
-    on the reference texts of ``requests``. ``progress`` is told (targets scored, targets in all) by teacher forcing.
+    Shares are in [0, 1], beliefs in nats, fluency is in bits x 100, consistency in [0, 1]; NaN where a record has no
+    such prompts or, for what needs generations, none were asked for. ``tfidf`` weighs the words of consistency;
+    without it, it is fitted on the reference texts of ``requests``. ``progress`` is told (targets scored, targets in
+    all) by teacher forcing.
     """
     pairs = sorted({pair for request in requests for pair in _pairs(request)})
     scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress)
     scores = dict(zip(pairs, scored, strict=True))
-    frame = pd.DataFrame([_teacher_forced(request, scores) for request in requests], columns=list(COLUMNS))
+    rows = [_teacher_forced(request, scores) | (_beliefs(request, scores) if belief else {}) for request in requests]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
     frame = frame.astype({column: "int64" if column == "case_id" else "float64" for column in COLUMNS})
     if generation is not None:
         _add_generations(frame, model, tokenizer, requests, generation, tfidf, token_budget)
+    if strict is not None:
+        _add_strict(frame, model, tokenizer, requests, strict, token_budget)
     return frame
 
 
@@ -205,9 +229,47 @@ def _teacher_forced(request: EditRequest, scores: dict[Pair, TargetScore]) -> di
     return row
 
 
+def _beliefs(request: EditRequest, scores: dict[Pair, TargetScore]) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for metric, asked in _asked(request).items():
+        rival = _rival(request, metric)
+        if rival is not None and asked:
+            odds = [scores[p].log_probability - scores[p[0], rival].log_probability for p in asked]
+            row[f"belief_{metric}"] = sum(odds) / len(odds)
+    return row
+
+
 def _share(hits: Iterable[bool]) -> float:
     values = list(hits)
     return sum(values) / len(values) if values else math.nan
+
+
+def _accepted(request: EditRequest) -> dict[str, list[tuple[str, Accepted]]]:
+    """The (prompt, accepted answers) pairs behind each strict metric of one record."""
+    new = (request.target_new, *request.aliases)
+    return {
+        "efficacy": [(request.prompt, new)],
+        "generalization": [(prompt, new) for prompt in request.paraphrases],
+        "specificity": [(probe.prompt, (probe.target, *probe.aliases)) for probe in request.neighborhood],
+    }
+
+
+def _add_strict(
+    frame: pd.DataFrame,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    settings: StrictSettings,
+    token_budget: int,
+) -> None:
+    """Fill the strict families of the chosen rows of ``frame`` in place."""
+    chosen = {i: _accepted(requests[i]) for i in evenly(len(requests), settings.records)}
+    asked = [each for wanted in chosen.values() for several in wanted.values() for each in several]
+    for form in settings.forms:
+        right = answered(model, tokenizer, asked, form=form, tokens=settings.tokens, token_budget=token_budget)
+        for i, wanted in chosen.items():
+            for metric, several in wanted.items():
+                frame.loc[i, f"{STRICT[form]}_{metric}"] = _share(right[each] for each in several)
 
 
 def _add_generations(

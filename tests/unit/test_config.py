@@ -97,6 +97,17 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
         lambda d: d["datasets"].update(mine={"source": "path", "path": "gone.json"}),
         ["datasets.mine.path: gone.json is not there"],
     ),
+    (STUDY, lambda c: c["neutral"].update(file="gone.txt"), ["neutral.file: gone.txt is not there"]),
+    (
+        STUDY,
+        lambda c: c["neutral"].update(passages=20_000),
+        ["neutral.passages: 20000 texts behind the 300 of key statistics, but world.documents is 12000"],
+    ),
+    (
+        STUDY,
+        lambda c: c["strict"].update(forms=["chat"]),
+        ["strict.forms.0", "'bare' or 'question'", "(got 'chat')"],
+    ),
     (
         STUDY,
         lambda d: d["datasets"].update(mine={"source": "download", "item": "multi_conterfact"}),

@@ -31,6 +31,7 @@ STUDY = WHOLE.study
 MODELS = WHOLE.models
 FILES = {row.file_name: row for row in WHOLE.sources.values() if row.is_file}
 PRE_EDITED = "pre-edited"
+IN_CONTEXT = "in-context"
 STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
 
 # An evaluation job takes all checkpoints of a stream, or each checkpoint has a job of its own.
@@ -134,6 +135,15 @@ def own(*names):
 def statistics_corpus(wildcards):
     """The text that key statistics are taken from."""
     return "<study>/corpus.txt" if STUDY.corpus else "<study>/world/corpus.txt"
+
+
+STATISTICS_TEXTS = max(model.statistics.documents for model in MODELS.values())  # at most so many, from the start
+
+
+def neutral_texts(wildcards):
+    """The text that drift is measured on: the user's, or the corpus."""
+    own = STUDY.neutral.file if STUDY.neutral else None
+    return str(own) if own else statistics_corpus(wildcards)
 
 
 def previous_state(wildcards):

@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable
 
 PRE_EDITED = "pre-edited"
+IN_CONTEXT = "in-context"
+ANCHORS = (PRE_EDITED, IN_CONTEXT)
+"""Models that no method edited: references in tables and figures, never ranked."""
 PROJECTION = "sphere"
 
 ROTATION, SCATTER = "rotate", "scatter"
@@ -15,11 +18,15 @@ TWIN = "memit-seq"
 
 METRICS = ("efficacy", "generalization", "specificity")
 FAMILIES = ("success", "accuracy", "token_accuracy", "generation")
+STRICT_FAMILIES = {"strict": "bare prompt", "strict_question": "as a question"}
+"""Families of whole free answers -> the form in which the prompt was put."""
+BELIEF = "belief"  # the family of log-odds
 TEXT_METRICS = ("fluency", "consistency")
 TEXT_FAMILY = "text"  # the family under which fluency and consistency are gathered
 
 METHOD_LABELS = {
     PRE_EDITED: "Pre-edited",
+    IN_CONTEXT: "In context",
     "ft": "FT",
     "rome": "ROME",
     "memit": "MEMIT",
@@ -47,6 +54,9 @@ FAMILY_LABELS = {
     "accuracy": "accuracy",
     "token_accuracy": "token accuracy",
     "generation": "generation",
+    "strict": "strict",
+    "strict_question": "strict, as a question",
+    BELIEF: "log-odds",
     TEXT_FAMILY: "generated text",
 }
 ABILITY_LABELS = {
@@ -112,7 +122,7 @@ def group_of(name: str) -> str:
 
     The projection is what methods are compared with and without, so `memit+sphere` stands where `memit` does.
     """
-    if name == PRE_EDITED:
+    if is_anchor(name):
         return GROUPS[0]
     if is_control(name):
         return GROUPS[5]
@@ -163,9 +173,19 @@ def projected_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(base, pairs[base]) for base in ordered_methods(pairs)]
 
 
+def gap_of(family: str) -> str:
+    """The family under which accuracy under teacher forcing minus a strict family is gathered."""
+    return f"{family}_gap"
+
+
+def is_anchor(name: str) -> bool:
+    """True for a model that no method edited: it stands in tables as a reference and is not ranked."""
+    return name in ANCHORS
+
+
 def is_baseline(name: str) -> bool:
     """True for a method that edits without the projection."""
-    return name != PRE_EDITED and base_of(name) is None and not is_control(name)
+    return not is_anchor(name) and base_of(name) is None and not is_control(name)
 
 
 def family_of(dataset: str) -> str:

@@ -83,7 +83,7 @@ def runtime_table(timing: pd.DataFrame, paper: pd.DataFrame | None = None) -> Ta
                 cells[column.key] = _seed_cell(by_seed[column.key], printed)
             rows.append(Row(model, method_label(method), cells, group=group_of(method)))
     notes = ["Wall seconds of one batch, mean over the batches of every stream; they depend on the machine."]
-    notes += [_seeds_note(streams)]
+    notes += [seeds_note(streams)]
     if any(cell.paper == cell.paper for row in rows for cell in row.cells.values()):
         notes.append("In brackets: the paper's value for a batch of 100 edits (arXiv 2510.01172, Table 2).")
     return Table("runtime", "Run time of one batch of edits", "Method", columns, rows, notes)
@@ -143,7 +143,7 @@ def energy_table(energy: pd.DataFrame) -> Table:
     notes = [
         "HE: mean over ordered pairs of neurons, averaged over the edited layers; percent of its pretrained value.",
         "Path: sum of the absolute changes from one recorded batch to the next. ||ΔW|| / ||W||: largest of any batch.",
-        _seeds_note(batches),
+        seeds_note(batches),
     ]
     return Table("energy", "Hyperspherical energy over the edit stream", "Method", columns, rows, notes)
 
@@ -196,7 +196,7 @@ def spearman_table(editing: pd.DataFrame, energy: pd.DataFrame, paper: pd.DataFr
     over = f"over {' or '.join(map(str, points))} checkpoints" if points else "over no checkpoint"
     notes = [
         f"Spearman's r_s between mean HE and the metric {over}, mean over seeds; two-sided p, given for one seed only.",
-        _seeds_note(found),
+        seeds_note(found),
     ]
     if any(cell.paper == cell.paper for row in rows for cell in row.cells.values()):
         notes.append(
@@ -309,6 +309,6 @@ def _seed_cell(values: pd.Series, paper: float = nan) -> Cell:
     return Cell(interval.mean, interval.half_width, paper)
 
 
-def _seeds_note(frame: pd.DataFrame) -> str:
+def seeds_note(frame: pd.DataFrame) -> str:
     count = frame["seed"].nunique()
     return f"± is the half-width of the 95 % interval: t over {count} seeds." if count > 1 else "One seed: no interval."

@@ -8,6 +8,7 @@ with texts as long as CounterFact's and zsRE's are on average.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -256,6 +257,7 @@ class Costs:
     def evaluation_seconds(self, records: int, texts: Texts) -> float:
         scoring = self.flops(model=2 * records * texts.scored * self.sizes.parameters)
         scoring = max(scoring, ceil(records * texts.scored / DEFAULT_TOKEN_BUDGET) * PASS)
+        scoring += self._strict_seconds(records, texts)
         settings = self.study.generation
         if settings is None:
             return scoring
@@ -264,6 +266,15 @@ class Costs:
         free = self.generating(some * texts.generations, batch, settings.length - texts.prompt)
         short = texts.scored // (texts.prompt + texts.target) / 2 * some if settings.family else 0
         return scoring + free + self.generating(short, DEFAULT_TOKEN_BUDGET // 20, 2 * texts.target)
+
+    def _strict_seconds(self, records: int, texts: Texts) -> float:
+        """Seconds of whole free answers; one that ends early is not counted as shorter."""
+        settings = self.study.strict
+        if settings is None:
+            return 0.0
+        asked = min(settings.records or records, records) * texts.scored // (texts.prompt + texts.target) / 2
+        once = self.generating(asked, DEFAULT_TOKEN_BUDGET // (texts.prompt + settings.tokens), settings.tokens)
+        return len(settings.forms) * once
 
     # -------------------------------------------------------------------------------------------- jobs
 
@@ -375,13 +386,25 @@ class Costs:
             yield self._evaluation(held, seconds, edits=group[-1], **read, **names)
             if study.tasks is not None:
                 yield self._ability(held, len(group), edits=group[-1], **read, **names)
+            if study.neutral is not None:
+                yield self._neutral(held, len(group), edits=group[-1], **read, **names)
 
     def pre_edited(self, dataset: str) -> Job:
         seconds = self.evaluation_seconds(self._taken(self.study.edits), texts_of(dataset))
         return self._evaluation(self.folder, seconds, files=self.folder, dataset=dataset, method="pre-edited")
 
+    def in_context(self, dataset: str) -> Job:
+        """The unedited model, told each new fact: each prompt is about twice as long."""
+        texts = texts_of(dataset)
+        texts = replace(texts, scored=2 * texts.scored, generations=0)
+        seconds = self.evaluation_seconds(self._taken(self.study.edits), texts)
+        return self._evaluation(self.folder, seconds, files=self.folder, dataset=dataset, method="in-context")
+
     def ability_pre_edited(self) -> Job:
         return self._ability(self.folder, 1, files=self.folder, method="pre-edited")
+
+    def neutral_pre_edited(self) -> Job:
+        return self._neutral(self.folder, 0, files=self.folder, method="pre-edited")
 
     def tuning(self, method: Method, name: str) -> Iterator[Job]:
         """Settings tried on held-out edits: the search, and the map over eta and alpha."""
@@ -408,9 +431,10 @@ class Costs:
 
     def _evaluation(self, held: float, seconds: float, **names: Any) -> Job:
         s = self.sizes
-        rule = "evaluate_pre_edited" if names.get("method") == "pre-edited" else "evaluate"
+        anchors = {"pre-edited": "evaluate_pre_edited", "in-context": "evaluate_in_context"}
+        rule = anchors.get(str(names.get("method")), "evaluate")
         logits = 512 * s.shape.vocabulary * (s.bytes + 2 * 4)
-        token = s.passed + (s.cached if self.study.generation else 0)
+        token = s.passed + (s.cached if self.study.generation or self.study.strict else 0)
         least, most = (held + logits + tokens * token for tokens in (100, DEFAULT_TOKEN_BUDGET))
         return self._job(rule, least=least, most=most, seconds=seconds, **names)
 
@@ -428,6 +452,19 @@ class Costs:
         logits = rows * prompt * s.shape.vocabulary * (s.bytes + 2 * 4)
         least = held + logits + rows * (length if items else CHOICES) * (s.passed + s.cached)
         return self._job(rule, least=least, seconds=seconds, **names)
+
+    def _neutral(self, held: float, states: int, **names: Any) -> Job:
+        """Drift of so many states, each beside the unedited model."""
+        s, settings = self.sizes, self.study.neutral
+        assert settings is not None
+        tokens = settings.passages * settings.length
+        seconds = (1 + states) * self.flops(model=2 * tokens * s.parameters) + states * self.flops(
+            model=4 * tokens * s.head
+        )
+        rule = "neutral_pre_edited" if names.get("method") == "pre-edited" else "neutral"
+        least = held + 2 * tokens * s.shape.width * s.bytes + 128 * s.shape.vocabulary * 5 * 4
+        most = least + min(DEFAULT_TOKEN_BUDGET, tokens) * s.passed
+        return self._job(rule, least=least + settings.length * s.passed, most=most, seconds=seconds, **names)
 
 
 def requests_of(study: StudyConfig) -> dict[str, int]:
