@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +40,7 @@ ModelDir = Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal 
 Requests = Annotated[Path, typer.Argument(help="Records in CounterFact's or zsRE's own schema (JSON).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the checkpoint's own by default.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; by default the checkpoint's own.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N usable records.")]
 
 
@@ -83,7 +85,7 @@ def edit_model(
     out: Annotated[Path, typer.Option(help="New folder for the edited model.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 100,
     corpus: Annotated[
-        Path | None, typer.Option(help="Text for the key statistics; blank lines separate documents.")
+        Path | None, typer.Option(help="Text for the key statistics: .jsonl, or .txt by blank lines, else by lines.")
     ] = None,
     hyperparameters: Annotated[
         Path | None, typer.Option(help="YAML: the method's settings, and layers and values.")
@@ -98,10 +100,12 @@ def edit_model(
     where, own = _hyperparameters(hyperparameters)
 
     from sphere.data.records import load_requests
-    from sphere.editing.edit import default_layers, edit
+    from sphere.editing.edit import edit
     from sphere.editing.methods import resolve
-    from sphere.editing.stats import read_documents
+    from sphere.editing.stats import collect_statistics, read_documents
     from sphere.models.adapters import adapter
+    from sphere.models.loading import default_layers
+    from sphere.models.precision import dtype_name
 
     chosen = resolve(method, hyperparameters=own)  # what is wrong is said before anything is loaded
     if chosen.needs_statistics and corpus is None:
@@ -110,7 +114,12 @@ def edit_model(
     found = load_requests(requests)
     facts = found.requests[:limit]
     loaded = _load(model_dir, device, dtype)
-    layers = default_layers(adapter(loaded.model).n_layers) if where.layers is None else where.layers
+    parts = adapter(loaded.model)
+    layers = default_layers(parts.n_layers) if where.layers is None else where.layers
+    edited = chosen.edited_layers(layers)
+    statistics = None
+    if chosen.needs_statistics and documents is not None:
+        statistics = collect_statistics(parts, loaded.tokenizer, documents, edited)
     records: list[Record] = []
 
     def done(record: Record) -> None:
@@ -123,7 +132,7 @@ def edit_model(
         facts,
         method=method,
         layers=layers,
-        corpus=documents,
+        statistics=statistics,
         hyperparameters=own,
         batch_size=batch_size,
         seed=seed,
@@ -132,7 +141,9 @@ def edit_model(
     note = {
         "method": method,
         "hyperparameters": chosen.hyperparameters,
-        "layers": list(chosen.edited_layers(layers)),
+        "layers": list(edited),
+        "dtype": dtype_name(parts.dtype),
+        "corpus": None if statistics is None else {"tokens": statistics.tokens, "held_out": statistics.held_out},
         "values": chosen.value_settings(ValueSettings()).plain(),
         "requests": str(requests),
         "edits": len(facts),
@@ -142,7 +153,7 @@ def edit_model(
         "sphere": sphere.__version__,
         "energy": [row for record in records for row in record.energy],
     }
-    _save(loaded, out, note)
+    _save(loaded, model_dir, out, note)
     print(f"{len(facts)} edits by {method} written to {out}")
     _say_skipped(found)
 
@@ -270,11 +281,24 @@ def _load(folder: Path, device: str, dtype: str | None) -> LoadedModel:
     return load(folder, device=device, dtype=dtype)
 
 
-def _save(loaded: LoadedModel, out: Path, note: Mapping[str, Any]) -> None:
-    """Write model, tokenizer and what was done to ``out``, whole or not at all."""
+OWN_FILES = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken"),
+    *("chat_template*", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*"),
+)
+"""Files of a model's folder that an edit does not touch: its tokenizer and its licence."""
+
+
+def _save(loaded: LoadedModel, source: Path, out: Path, note: Mapping[str, Any]) -> None:
+    """Write model, tokenizer and what was done to ``out``, whole or not at all; ``source``'s own files as they are."""
     with write_folder_atomically(out) as folder:
         loaded.model.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
+        own = source if source.is_dir() else source.parent
+        kept = sorted({file for pattern in OWN_FILES for file in own.glob(pattern) if file.is_file()})
+        if not source.is_dir() or not any(file.name.startswith("tokenizer") for file in kept):  # GGUF has it inside
+            loaded.tokenizer.save_pretrained(folder)
+            kept = [file for file in kept if re.match("LICEN|NOTICE|USE", file.name)]
+        for file in kept:
+            shutil.copyfile(file, folder / file.name)
         (folder / "sphere.json").write_text(_json(note) + "\n", encoding="utf-8")
 
 

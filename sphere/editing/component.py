@@ -55,6 +55,19 @@ class Layer:
             )
         return matrix64(self.text_moment.to(self.pretrained.device), "second_moment")
 
+    @property
+    def covered_moment(self) -> Tensor:
+        """``second_moment``, for systems that have nothing else in them; InputError if an entry is zero in all text."""
+        moment = self.second_moment
+        dead = (moment.diagonal() == 0).nonzero().flatten().tolist()
+        if dead:
+            more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
+            raise InputError(
+                f"entry {dead[0]}{more} of layer {self.number}'s keys is zero in all of the text, a dead neuron: more "
+                "text may not help; use a method with a ridge (encore, alphaedit), or edit other layers"
+            )
+        return moment
+
     @cached_property
     def key_spectrum(self) -> KeySpectrum:
         """Eigenvalues and eigenvectors of C."""
@@ -85,6 +98,11 @@ class Component(BaseModel, ABC):
     def needs(self) -> tuple[Need, ...]:
         """What ``prepare`` reads of a layer, under these settings: the workflow makes it beforehand."""
         return ()
+
+    @property
+    def remark(self) -> str:
+        """What a user should know of a default that was taken because no setting was given; one line, or none."""
+        return ""
 
     def prepare(self, layer: Layer) -> Any:
         """What this component is to be handed with every batch of the layer; called once, on the unedited weight.

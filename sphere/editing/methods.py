@@ -91,6 +91,12 @@ class Method:
         return frozenset(need for component in (self.solver, *self.postprocess) for need in component.needs)
 
     @property
+    def remarks(self) -> list[str]:
+        """What its solver and post-processes say of defaults that were taken."""
+        said = (component.remark for component in (self.solver, *self.postprocess))
+        return [f"{self.name} {remark}" for remark in said if remark]
+
+    @property
     def needs_statistics(self) -> bool:
         """Whether it takes key second moments."""
         return bool(self.needs & {"second_moment", "key_spectrum"})

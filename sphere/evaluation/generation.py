@@ -21,6 +21,7 @@ from sphere.errors import InputError
 from sphere.files import read_json
 from sphere.models.adapters import adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
+from sphere.models.precision import finite
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def continue_rows(
             state = parts.backbone(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state
-            logits = parts.head(state[:, -1]).float()  # (B, V)
+            logits = finite(parts.logits(state[:, -1])).float()  # (B, V)
             ids = logits.argmax(-1, keepdim=True) if draws is None else _sampled(logits, draws[:, number])  # (B, 1)
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             positions = (positions[:, -1:] + 1).clamp(max=limit and limit - 1)  # a full row runs on, unused

@@ -30,7 +30,8 @@ from sphere.errors import InputError
 from sphere.evaluation.generation import GenerationSettings, consistency, continue_rows, fit_tfidf, n_gram_entropy
 from sphere.models.adapters import Adapter, adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
-from sphere.models.tokens import Encoded, encode_many, pad_id, right_pad
+from sphere.models.precision import finite
+from sphere.models.tokens import PAD, Encoded, encode_many, right_pad
 
 FAMILIES = ("success", "accuracy", "token_accuracy", "generation")
 METRICS = ("efficacy", "generalization", "specificity")
@@ -72,7 +73,8 @@ def evaluate_requests(
     scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress)
     scores = dict(zip(pairs, scored, strict=True))
     frame = pd.DataFrame([_teacher_forced(request, scores) for request in requests], columns=list(COLUMNS))
-    frame = frame.astype({column: "int64" if column == "case_id" else "float64" for column in COLUMNS})
+    whole = "int64" if all(abs(request.case_id) < 2**63 for request in requests) else "object"
+    frame = frame.astype({column: whole if column == "case_id" else "float64" for column in COLUMNS})
     if generation is not None:
         _add_generations(frame, model, tokenizer, requests, generation, tfidf, token_budget)
     return frame
@@ -96,14 +98,13 @@ def score_targets(
     for (prompt, _), item in zip(pairs, encoded, strict=True):
         if not item.target_start:  # 0 or None: nothing predicts the target's first token
             raise InputError(f"prompt {prompt!r} has no token before its target: give a longer prompt")
-        parts.check_length(len(item.ids), prompt)
+        parts.check_row(item.ids, prompt, tokenizer)
     rows, members = _shared_rows([item.ids[:-1] for item in encoded])
-    pad = pad_id(tokenizer)
     found: dict[int, TargetScore] = {}
 
     def run(batch: list[int]) -> None:
         owned = [(slot, i) for slot, row in enumerate(batch) for i in members[row]]
-        hidden = _hidden(parts, [rows[row] for row in batch], pad)
+        hidden = _hidden(parts, [rows[row] for row in batch])
         found.update(_score_hidden(parts, hidden, owned, encoded))
         if progress is not None:
             progress(len(found), len(encoded))
@@ -128,9 +129,9 @@ def _shared_rows(inputs: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...
     return rows, members
 
 
-def _hidden(parts: Adapter, rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+def _hidden(parts: Adapter, rows: Sequence[Sequence[int]]) -> Tensor:
     """Final hidden states of right-padded ``rows``, (B, T, d)."""
-    ids, mask = right_pad(rows, pad, parts.device)
+    ids, mask = right_pad(rows, PAD, parts.device)
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     state = parts.backbone(
         input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
@@ -158,7 +159,7 @@ def _score_hidden(
     wanted = torch.tensor(targets, device=hidden.device)
     nll, matches = [], []
     for chunk, target in zip(states.split(_POSITIONS_AT_ONCE), wanted.split(_POSITIONS_AT_ONCE), strict=True):
-        logits = parts.head(chunk).float()  # (n, V)
+        logits = finite(parts.logits(chunk)).float()  # (n, V)
         nll.append(logits.logsumexp(-1) - logits.gather(1, target[:, None])[:, 0])
         matches.append(logits.argmax(-1) == target)
     losses, hits = torch.cat(nll).double().cpu(), torch.cat(matches).cpu()
@@ -247,11 +248,10 @@ def _texts(
     """Each generation prompt with its sampled continuation; repeated prompts run once."""
     prompts = sorted({prompt for request in requests for prompt in request.generation_prompts})
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt in prompts])]
+    for prompt, row in zip(prompts, rows, strict=True):
+        adapter(model).check_row(row, prompt, tokenizer)
     new_tokens = [settings.length - len(row) for row in rows]
-    pad = pad_id(tokenizer)
-    done = continue_rows(
-        model, rows, new_tokens=new_tokens, pad=pad, token_budget=token_budget, seed=settings.seed
-    )
+    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, seed=settings.seed)
     return dict(zip(prompts, _decoded(tokenizer, done, skip_special_tokens=True), strict=True))
 
 
@@ -266,7 +266,7 @@ def _begins(
     whole = encode_many(tokenizer, [(prompt, target, None) for prompt, target in pairs])
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt, _ in pairs])]
     new_tokens = [2 * (len(item.ids) - (item.target_start or 0)) for item in whole]
-    done = continue_rows(model, rows, new_tokens=new_tokens, pad=pad_id(tokenizer), token_budget=token_budget)
+    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget)
     texts = _decoded(tokenizer, done, skip_special_tokens=False)
     wanted = _decoded(tokenizer, [item.ids for item in whole], skip_special_tokens=False)
     return {pair: text.startswith(want) for pair, text, want in zip(pairs, texts, wanted, strict=True)}

@@ -48,8 +48,8 @@ def test_backbone_norm_and_head_make_the_logits(family: str, tiny_model: ModelMa
     logits = model(ids).logits
     with capture_output(parts.layer(parts.n_layers - 1)) as seen:
         states = parts.backbone(input_ids=ids).last_hidden_state
-    torch.testing.assert_close(parts.head(states), logits)
-    torch.testing.assert_close(parts.head(parts.final_norm(seen[0])), logits)
+    torch.testing.assert_close(parts.logits(states), logits)
+    torch.testing.assert_close(parts.logits(parts.final_norm(seen[0])), logits)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -173,9 +173,7 @@ def test_a_broken_folder_is_refused_in_one_line(breakage: str, folder: Path) -> 
         ({"device": "cuda"}, "torch sees no GPU"),
     ],
 )
-def test_bad_options(
-    options: dict[str, str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_options(options: dict[str, str], message: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(InputError, match=message):
         load(folder, **options)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
 from sphere.editing.component import Layer, Need
 from sphere.editing.solvers.base import ClosedFormSolver, LayerProblem, Solution, register
@@ -34,10 +34,27 @@ class AlphaEdit(ClosedFormSolver):
 
     ridge: PositiveFloat = 10.0
     """l2: weight of ||dW||^2."""
-    nullspace_threshold: PositiveFloat = 0.02
-    """Directions whose second-moment eigenvalue is below this may be edited."""
-    nullspace_fraction: float | None = Field(default=None, gt=0, lt=1)
-    """If given, used instead of the threshold: the share of directions, weakest first, that may be edited."""
+    nullspace_threshold: PositiveFloat | None = None
+    """If given, directions whose second-moment eigenvalue is below this may be edited: a model's own number."""
+    nullspace_fraction: float | None = Field(default=0.7, gt=0, lt=1)
+    """The share of directions, weakest first, that may be edited; goes over a threshold where both are given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_rule(cls, data: Any) -> Any:
+        """A threshold alone leaves the default share out, so that the settings say what is used."""
+        if data.get("nullspace_threshold") is None and data.get("nullspace_fraction", 0) is None:
+            raise ValueError("give nullspace_threshold or nullspace_fraction")
+        if data.get("nullspace_threshold") is not None:
+            return {"nullspace_fraction": None, **data}
+        return data
+
+    @property
+    def remark(self) -> str:
+        if "nullspace_fraction" in self.model_fields_set:
+            return ""
+        share = self.nullspace_fraction
+        return f"edits the weakest {share:.0%} of key directions (nullspace_fraction), since nothing says otherwise"
 
     @property
     def needs(self) -> tuple[Need, ...]:

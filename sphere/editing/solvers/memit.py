@@ -37,7 +37,7 @@ class Memit(ClosedFormSolver):
         return ("second_moment",)
 
     def prepare(self, layer: Layer) -> Tensor:
-        return layer.second_moment
+        return layer.covered_moment
 
     def solve(self, problem: LayerProblem) -> Solution:
         from sphere.geometry.linalg import solve_positive_definite
@@ -80,6 +80,9 @@ class Encore(MemitSequential):
 
     ridge: NonNegativeFloat = 20.0
     """mu: weight of ||dW||^2."""
+
+    def prepare(self, layer: Layer) -> Tensor:
+        return layer.second_moment if self.ridge else layer.covered_moment
 
     def add_penalties(self, system: Tensor, problem: LayerProblem) -> None:
         super().add_penalties(system, problem)
