@@ -155,6 +155,8 @@ def edit_model(
     }
     _save(loaded, model_dir, out, note)
     print(f"{len(facts)} edits by {method} written to {out}")
+    if statistics is not None:
+        print(statistics.summary)
     _say_skipped(found)
 
 

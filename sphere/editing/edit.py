@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -70,7 +70,7 @@ def edit(
     if not requests:
         raise InputError("there is nothing to edit: give at least one request")
     for remark in chosen.remarks:
-        print(remark, file=sys.stderr)
+        logging.getLogger(__name__).warning(remark)
     parts = adapter(model)
     where = tuple(layers) if layers is not None else default_layers(parts.n_layers)
     for i in chosen.edited_layers(where):

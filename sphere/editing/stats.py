@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +34,10 @@ class Statistics:
     """How many tokens C was taken over."""
     held_out: int = 0
     """How many tokens were kept out of it; not saved."""
+
+    @property
+    def summary(self) -> str:
+        return f"key statistics from {self.tokens} tokens, {self.held_out} kept out of them"
 
     def save(self, path: Path) -> None:
         """Write the statistics as one safetensors file, the same bytes whenever they are the same.
@@ -106,9 +109,8 @@ def collect_statistics(
     """One pass over ``documents`` for all ``layers``; the pass ends at the last of them.
 
     Documents are cut into pieces of ``max_length`` tokens, or what the model takes. The last pieces, up to
-    ``probe_keys`` keys and never more than a tenth of all, are kept out of C. float32 products, float64 sums. Says on
-    stderr how many tokens that makes. Raises InputError if there is no text or a token that the model lacks,
-    NumericalError if a moment is not finite.
+    ``probe_keys`` keys and never more than a tenth of all, are kept out of C. float32 products, float64 sums.
+    Raises InputError if there is no text or a token that the model lacks, NumericalError if a moment is not finite.
     """
     layers = sorted(set(layers))
     max_length = min(max_length, getattr(adapter.model.config, "max_position_embeddings", max_length))
@@ -143,7 +145,6 @@ def collect_statistics(
         for i, seen in keys(list(range(kept, len(rows)))).items():
             probes[i] = seen[:probe_keys].double().T
     tokens, out = (sum(map(len, some)) for some in (rows[:kept], rows[kept:]))
-    print(f"key statistics: {tokens} tokens of {len(documents)} documents, {out} kept out of them", file=sys.stderr)
     for i in layers:
         if not torch.isfinite(sums[i]).all():
             raise NumericalError(f"key statistics of layer {i} are not finite: load the model in a wider dtype")

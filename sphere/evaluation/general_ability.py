@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sphere.data.facts.tasks import TASK_FAMILIES as FACTS_FAMILIES
 from sphere.data.world.tasks import TASK_FAMILIES as WORLD_FAMILIES
 from sphere.errors import InputError
+from sphere.models.adapters import adapter
 
 TASK_FAMILIES = {
     **WORLD_FAMILIES,
@@ -92,7 +93,7 @@ def _complete(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> Pre
 
     Where there is no end token, or it is beyond the embedding, the model's own or else token 0 stands for it.
     """
-    own, known = copy.deepcopy(tokenizer), model.get_input_embeddings().weight.shape[0]
+    own, known = copy.deepcopy(tokenizer), adapter(model).vocabulary
     if own.eos_token_id is None or own.eos_token_id >= known:
         ends = model.config.eos_token_id
         end = ends[0] if isinstance(ends, list) and ends else ends

@@ -221,7 +221,7 @@ class Adapter:
     @property
     def vocabulary(self) -> int:
         """How many tokens the model has an embedding for."""
-        return int(self.model.get_input_embeddings().weight.shape[0])
+        return next(self.model.get_input_embeddings().parameters()).shape[0]
 
     def weight_name(self, index: int) -> str:
         """The parameter's name in the model's state dict."""

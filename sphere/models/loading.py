@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import sys
 from contextlib import nullcontext, redirect_stderr, suppress
@@ -21,6 +22,7 @@ from sphere.models.adapters import adapter, known_family, quantised
 from sphere.models.checks import check_arrival
 from sphere.models.precision import dtype_name
 
+LOG = logging.getLogger(__name__)
 GGUF = b"GGUF"
 """What a GGUF file begins with."""
 
@@ -103,8 +105,7 @@ def load(
         raise InputError(f"{path}: {absent[0]} is missing or has another shape than config.json says: check its files")
     narrow = model.get_output_embeddings().weight.dtype
     if dtype is None and place.type == "cpu" and not computes_in(narrow):
-        print(f"{path}: {dtype_name(narrow)} taken as float32, much faster on this processor (dtype overrules)",
-              file=sys.stderr)  # fmt: skip
+        LOG.warning(f"{path}: {dtype_name(narrow)} taken as float32, much faster on this processor (dtype overrules)")
         model.float()
     model.to(place).eval().requires_grad_(False)
     parts = adapter(model)
@@ -174,7 +175,7 @@ def _use_own_pipeline(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     for name in wanted:
         setattr(backend, name, getattr(own, name))
     if wanted:
-        print(f"{path}: tokenizer.json is used where its class would differ ({', '.join(wanted)})", file=sys.stderr)
+        LOG.warning(f"{path}: tokenizer.json is used where its class would differ ({', '.join(wanted)})")
 
 
 def is_gguf(path: Path) -> bool:

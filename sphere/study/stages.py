@@ -74,12 +74,15 @@ def edit_segment(
     if state is not None and state.stopped:
         print(f"the stream stopped after {state.position} edits: {state.stopped}", flush=True)
         return write(state)
+    chosen = resolve(method, hyperparameters=hyperparameters)
+    for remark in chosen.remarks:
+        print(remark, flush=True)
     loaded = load(model, **editing.load_settings())
     requests = load_requests(stream).requests
     editor = Editor(
         loaded.model,
         loaded.tokenizer,
-        resolve(method, hyperparameters=hyperparameters),
+        chosen,
         layers=editing.layers,
         values=editing.values,
         contexts=Contexts.read(contexts),

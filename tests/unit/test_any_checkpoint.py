@@ -149,14 +149,14 @@ def with_spaces(folder: Path) -> Tokenizer:
     return own
 
 
-def test_the_folder_s_own_tokenizer_is_used_and_saved(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_folder_s_own_tokenizer_is_used_and_saved(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     own = with_spaces(folder)
     (folder / "LICENSE").write_text("Mine.\n", encoding="utf-8")
     loaded = load(folder)
     text = "The mother tongue of Ada Lovelace"
     assert loaded.tokenizer(text)["input_ids"] == own.encode(text).ids
     assert loaded.tokenizer.decode(own.encode(text).ids) == text
-    assert "tokenizer.json is used where its class would differ" in capsys.readouterr().err
+    assert "tokenizer.json is used where its class would differ" in caplog.text
     record = {
         "case_id": 1,
         "requested_rewrite": {
@@ -174,9 +174,9 @@ def test_the_folder_s_own_tokenizer_is_used_and_saved(folder: Path, capsys: pyte
         assert (out / name).read_bytes() == (folder / name).read_bytes(), name
 
 
-def test_a_tokenizer_that_comes_back_as_it_is_is_left_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_tokenizer_that_comes_back_as_it_is_is_left_alone(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     load(folder)
-    assert "tokenizer" not in capsys.readouterr().err
+    assert "tokenizer" not in caplog.text
 
 
 # ---------------------------------------------------------------------------------------- numbers and precision
@@ -234,12 +234,12 @@ def test_a_dead_neuron_is_named_once_with_what_helps(
 
 @pytest.mark.parametrize("there", [True, False])
 def test_half_precision_is_taken_as_float32_where_the_processor_does_not_compute_in_it(
-    there: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    there: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     load(folder).model.bfloat16().save_pretrained(folder)
     monkeypatch.setattr(loading, "computes_in", lambda dtype: there or dtype == torch.float32)
     assert load(folder, device="cpu").model.dtype == (torch.bfloat16 if there else torch.float32)
-    said = capsys.readouterr().err
+    said = caplog.text
     assert ("bfloat16 taken as float32, much faster on this processor (dtype overrules)" in said) is not there
     assert load(folder, device="cpu", dtype="bfloat16").model.dtype == torch.bfloat16
 
@@ -255,7 +255,7 @@ def test_a_processor_is_asked_what_it_computes_in(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("method", ["sphere", "alphaedit"])
 def test_the_default_method_edits_a_model_that_nobody_has_settings_for(
-    method: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, capsys: pytest.CaptureFixture[str]
+    method: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, caplog: pytest.LogCaptureFixture
 ) -> None:
     tokenizer = tiny_tokenizer(True)
     given: dict[str, Any] = {"method": method, "layers": [1], "values": FAST, "corpus": TEXTS}
@@ -263,7 +263,8 @@ def test_the_default_method_edits_a_model_that_nobody_has_settings_for(
     edit(tiny_model("llama", 384), tokenizer, [REQUEST], **given, on_batch=rows.append)
     assert rows[0].energy[0]["editable_share"] == pytest.approx(0.7, abs=1 / 64)
     line = f"{method} edits the weakest 70% of key directions (nullspace_fraction), since nothing says otherwise"
-    assert line in capsys.readouterr().err
+    assert line in caplog.text
+    caplog.clear()
     own = {"nullspace_fraction": 0.7}
     edit(tiny_model("llama", 384), tokenizer, [REQUEST], **given, hyperparameters=own)
-    assert "otherwise" not in capsys.readouterr().err
+    assert "otherwise" not in caplog.text

@@ -44,15 +44,16 @@ def test_batches_and_dtypes(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMak
 
 
 def test_long_documents_are_cut_into_pieces_and_no_token_is_left(
-    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, capsys: pytest.CaptureFixture[str]
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
 ) -> None:
     tokenizer = tiny_tokenizer(False)
     parts = adapter(tiny_model("gpt2", len(tokenizer)))  # 128 positions, and a table of them
     text = "Ada Lovelace " * 200
     size = len(tokenizer(text)["input_ids"])
     assert size > 3 * 128
-    assert collect_statistics(parts, tokenizer, [text], [0], probe_keys=0).tokens == size
-    assert f"key statistics: {size} tokens of 1 documents, 0 kept out of them" in capsys.readouterr().err
+    found = collect_statistics(parts, tokenizer, [text], [0], probe_keys=0)
+    assert (found.tokens, found.held_out) == (size, 0)
+    assert found.summary == f"key statistics from {size} tokens, 0 kept out of them"
 
 
 def test_a_token_that_the_model_lacks_is_named(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
