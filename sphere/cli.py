@@ -41,7 +41,76 @@ Requests = Annotated[Path, typer.Argument(help="Records in CounterFact's or zsRE
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; by default the checkpoint's own.")]
+Corpus = Annotated[
+    Path | None, typer.Option(help="Text for the key statistics: .jsonl, or .txt by blank lines, else by lines.")
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N usable records.")]
+
+
+@app.command()
+def check(model_dir: ModelDir, as_json: AsJson = False, device: Device = "auto", dtype: Dtype = None) -> None:
+    """What a model is, whether it can be edited, and what an edit costs: exit code 0, or 2 if it cannot be.
+
+    What cannot be loaded for editing at all is one line that says why.
+    """
+    from sphere.editing.inspection import inspect
+
+    found = inspect(_load(model_dir, device, dtype))
+    _print([{"what": each.what, "found": each.found} for each in found], as_json, str(model_dir))
+    if problems := [f"{each.what}: {each.problem}" for each in found if each.problem]:
+        raise InputError(f"{model_dir} cannot be edited: {problems[0]}")
+    if not as_json:
+        print(f"{model_dir} can be edited")
+
+
+@app.command()
+def tune(
+    model_dir: ModelDir,
+    requests: Requests,
+    method: Annotated[str, typer.Option(help="Such as memit, alphaedit, sphere or memit+sphere.")],
+    out: Annotated[Path, typer.Option(help="The model's file: config/models/NAME.yaml. Methods are added to it.")],
+    corpus: Corpus = None,
+    layers: Annotated[str | None, typer.Option(help="Such as 4,5,6; by default MEMIT's, scaled to the depth.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Settings tried; give every method the same.")] = 6,
+    edits: Annotated[int, typer.Option(min=1, help="Edits in a trial, at most.")] = 60,
+    batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 20,
+    family: Annotated[str, typer.Option(help="What is scored: accuracy, success or token_accuracy.")] = "accuracy",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of settings.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = None,
+) -> None:
+    """Search a method's settings on REQUESTS, held-out records, and write the file that a study takes."""
+    if out.suffix != ".yaml":
+        raise InputError(f"--out {out}: name a file NAME.yaml, in config/models/ for a study")
+    if family not in ("accuracy", "success", "token_accuracy"):
+        raise InputError(f"--family {family!r}: choose accuracy, success or token_accuracy")
+
+    from sphere.config.tuning import TuningSettings
+    from sphere.data.records import load_requests
+    from sphere.editing.methods import resolve
+    from sphere.editing.stats import read_documents
+    from sphere.models.adapters import adapter
+    from sphere.models.loading import default_layers
+    from sphere.study.own_model import chosen_settings, model_file, search, write_model
+
+    chosen = resolve(method)
+    if chosen.needs_statistics and corpus is None:
+        raise InputError(f"{method} needs key statistics: give the text to take them from with --corpus FILE.txt")
+    documents = [] if corpus is None else read_documents(corpus)
+    found = load_requests(requests)
+    loaded = _load(model_dir, device, dtype)
+    parts = adapter(loaded.model)
+    where = default_layers(parts.n_layers) if layers is None else _layers(layers)
+    model = model_file(out, model_dir, parts, where, len(documents))
+    budget = TuningSettings(trials=trials, edits=min(edits, len(found.requests)), seed=seed)
+    frame = search(
+        loaded, found.requests, chosen, model, documents, tuning=budget, batch_size=batch_size, family=family
+    )
+    settings = chosen_settings(frame, chosen)
+    beside = write_model(out, model, method, settings, frame)
+    _print(frame.to_dict("records"), False, f"{method} on {budget.edits} held-out edits, {family}")
+    print(f"{method}: {json.dumps(settings)} written to {out}, its trials to {beside}")
+    _say_skipped(found)
 
 
 @app.command()
@@ -84,9 +153,7 @@ def edit_model(
     method: Annotated[str, typer.Option(help="Such as memit, alphaedit, sphere or memit+sphere.")],
     out: Annotated[Path, typer.Option(help="New folder for the edited model.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 100,
-    corpus: Annotated[
-        Path | None, typer.Option(help="Text for the key statistics: .jsonl, or .txt by blank lines, else by lines.")
-    ] = None,
+    corpus: Corpus = None,
     hyperparameters: Annotated[
         Path | None, typer.Option(help="YAML: the method's settings, and layers and values.")
     ] = None,
@@ -326,7 +393,7 @@ def _print(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
         table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
         table.add_row(*(f"{v:.6g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -42,7 +42,8 @@ def track(items: Iterable[T], label: str, *, every_seconds: float = 10.0) -> Ite
         if now - last >= every_seconds:
             last = now
             share = f"{done}/{total}" if total is not None else str(done)
-            line = f"{label}: {share} after {now - start:.0f} s"
+            left = f", about {(now - start) * (total - done) / done:.0f} s left" if total is not None and done else ""
+            line = f"{label}: {share} after {now - start:.0f} s{left}"
             print(line, file=sys.stderr, flush=True)
             if say is not None and now - told >= RUN_SECONDS:
                 told = now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 Need = Literal["second_moment", "key_spectrum", "principal_spectrum"]
 """What a solver or post-process can ask a layer for: each is made once, when it is first read."""
+
+Search = Mapping[str, tuple[Any, ...]]
+"""Setting -> the values that a search tries."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class Component(BaseModel, ABC):
 
     name: ClassVar[str]
     """What a method row calls it; of a post-process, the part of a method's name after a ``+`` too."""
+    search: ClassVar[Search] = {}
+    """What ``sphere tune`` tries of its settings on a model that nobody has settings for."""
 
     @property
     def needs(self) -> tuple[Need, ...]:

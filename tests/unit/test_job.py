@@ -166,5 +166,5 @@ def test_a_long_job_says_now_and_then_in_the_run_s_log_how_far_it_is(tmp_path: P
     assert status == 0, printed
     lines = printed.splitlines()
     assert 1 < len(lines) <= 3
-    assert lines[0] == "edit 0: batches: 9/20 after 70 s"
+    assert lines[0] == "edit 0: batches: 9/20 after 70 s, about 86 s left"
     assert set(line.removeprefix("edit 0: ") for line in lines) < set(log.splitlines())

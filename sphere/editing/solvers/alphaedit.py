@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from sphere.editing.component import Layer, Need
+from sphere.editing.component import Layer, Need, Search
 from sphere.editing.solvers.base import ClosedFormSolver, LayerProblem, Solution, register
 from sphere.editing.solvers.past import PAST, accumulated
 
@@ -30,6 +30,10 @@ class AlphaEdit(ClosedFormSolver):
     """
 
     name: ClassVar[str] = "alphaedit"
+    search: ClassVar[Search] = {
+        "ridge": (1.0, 10.0, 100.0),
+        "nullspace_fraction": (0.6, 0.7, 0.8, 0.9),
+    }
     needs_keys_after: ClassVar[bool] = True
 
     ridge: PositiveFloat = 10.0
