@@ -1,9 +1,7 @@
-"""``sphere energy | edit | evaluate`` on any local model, ``sphere plan`` of a study (docs/cli.md)."""
+"""The command line: ``sphere energy | edit | evaluate | plan``, and with ``cli_own_model`` the rest (docs/cli.md)."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
 import shutil
@@ -18,6 +16,21 @@ from rich.console import Console
 from rich.table import Table
 
 import sphere
+from sphere.cli_common import (
+    AsJson,
+    Corpus,
+    Device,
+    Dtype,
+    Limit,
+    ModelDir,
+    Requests,
+    json_text,
+    layer_numbers,
+    load_quietly,
+    print_rows,
+    say_skipped,
+)
+from sphere.cli_own_model import check, locate, tune
 from sphere.config.base import Count, Settings, validated
 from sphere.config.machine import load_machine
 from sphere.config.values import ValueSettings
@@ -27,7 +40,6 @@ from sphere.plain_yaml import parse_yaml, read_yaml
 from sphere.study.configuration import load_study
 
 if TYPE_CHECKING:
-    from sphere.data.records import Loaded
     from sphere.editing.measurement import Record
     from sphere.models.loading import LoadedModel
 
@@ -36,81 +48,8 @@ app = typer.Typer(
     help="Edit facts in language models, and measure what it does. --debug, anywhere, shows tracebacks.",
 )
 
-ModelDir = Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal language model, or a GGUF file.")]
-Requests = Annotated[Path, typer.Argument(help="Records in CounterFact's or zsRE's own schema (JSON).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; by default the checkpoint's own.")]
-Corpus = Annotated[
-    Path | None, typer.Option(help="Text for the key statistics: .jsonl, or .txt by blank lines, else by lines.")
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N usable records.")]
-
-
-@app.command()
-def check(model_dir: ModelDir, as_json: AsJson = False, device: Device = "auto", dtype: Dtype = None) -> None:
-    """What a model is, whether it can be edited, and what an edit costs: exit code 0, or 2 if it cannot be.
-
-    What cannot be loaded for editing at all is one line that says why.
-    """
-    from sphere.editing.inspection import inspect
-
-    found = inspect(_load(model_dir, device, dtype))
-    _print([{"what": each.what, "found": each.found} for each in found], as_json, str(model_dir))
-    if problems := [f"{each.what}: {each.problem}" for each in found if each.problem]:
-        raise InputError(f"{model_dir} cannot be edited: {problems[0]}")
-    if not as_json:
-        print(f"{model_dir} can be edited")
-
-
-@app.command()
-def tune(
-    model_dir: ModelDir,
-    requests: Requests,
-    method: Annotated[str, typer.Option(help="Such as memit, alphaedit, sphere or memit+sphere.")],
-    out: Annotated[Path, typer.Option(help="The model's file: config/models/NAME.yaml. Methods are added to it.")],
-    corpus: Corpus = None,
-    layers: Annotated[str | None, typer.Option(help="Such as 4,5,6; by default MEMIT's, scaled to the depth.")] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Settings tried; give every method the same.")] = 6,
-    edits: Annotated[int, typer.Option(min=1, help="Edits in a trial, at most.")] = 60,
-    batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 20,
-    family: Annotated[str, typer.Option(help="What is scored: accuracy, success or token_accuracy.")] = "accuracy",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of settings.")] = 0,
-    device: Device = "auto",
-    dtype: Dtype = None,
-) -> None:
-    """Search a method's settings on REQUESTS, held-out records, and write the file that a study takes."""
-    if out.suffix != ".yaml":
-        raise InputError(f"--out {out}: name a file NAME.yaml, in config/models/ for a study")
-    if family not in ("accuracy", "success", "token_accuracy"):
-        raise InputError(f"--family {family!r}: choose accuracy, success or token_accuracy")
-
-    from sphere.config.tuning import TuningSettings
-    from sphere.data.records import load_requests
-    from sphere.editing.methods import resolve
-    from sphere.editing.stats import read_documents
-    from sphere.models.adapters import adapter
-    from sphere.models.loading import default_layers
-    from sphere.study.own_model import chosen_settings, model_file, search, write_model
-
-    chosen = resolve(method)
-    if chosen.needs_statistics and corpus is None:
-        raise InputError(f"{method} needs key statistics: give the text to take them from with --corpus FILE.txt")
-    documents = [] if corpus is None else read_documents(corpus)
-    found = load_requests(requests)
-    loaded = _load(model_dir, device, dtype)
-    parts = adapter(loaded.model)
-    where = default_layers(parts.n_layers) if layers is None else _layers(layers)
-    model = model_file(out, model_dir, parts, where, len(documents))
-    budget = TuningSettings(trials=trials, edits=min(edits, len(found.requests)), seed=seed)
-    frame = search(
-        loaded, found.requests, chosen, model, documents, tuning=budget, batch_size=batch_size, family=family
-    )
-    settings = chosen_settings(frame, chosen)
-    beside = write_model(out, model, method, settings, frame)
-    _print(frame.to_dict("records"), False, f"{method} on {budget.edits} held-out edits, {family}")
-    print(f"{method}: {json.dumps(settings)} written to {out}, its trials to {beside}")
-    _say_skipped(found)
+for _command in (check, locate, tune):
+    app.command()(_command)
 
 
 @app.command()
@@ -126,11 +65,11 @@ def energy(
 
     It is infinite, in JSON null, where two rows point the same way: coincident_pairs counts them.
     """
-    chosen = None if layers is None else _layers(layers)
+    chosen = None if layers is None else layer_numbers(layers)
     from sphere.geometry.energy import measure_energy
     from sphere.models.adapters import adapter
 
-    parts = adapter(_load(model_dir, device, dtype).model)
+    parts = adapter(load_quietly(model_dir, device, dtype).model)
     rows = []
     for layer in range(parts.n_layers) if chosen is None else chosen:
         found = measure_energy(parts.weight(layer), s=s)
@@ -143,7 +82,7 @@ def energy(
                 "coincident_pairs": found.coincident_pairs,
             }
         )
-    _print(rows, as_json, f"Hyperspherical energy, s = {s:g}")
+    print_rows(rows, as_json, f"Hyperspherical energy, s = {s:g}")
 
 
 @app.command("edit")
@@ -180,7 +119,7 @@ def edit_model(
     documents = None if corpus is None else read_documents(corpus)
     found = load_requests(requests)
     facts = found.requests[:limit]
-    loaded = _load(model_dir, device, dtype)
+    loaded = load_quietly(model_dir, device, dtype)
     parts = adapter(loaded.model)
     layers = default_layers(parts.n_layers) if where.layers is None else where.layers
     edited = chosen.edited_layers(layers)
@@ -224,7 +163,7 @@ def edit_model(
     print(f"{len(facts)} edits by {method} written to {out}")
     if statistics is not None:
         print(statistics.summary)
-    _say_skipped(found)
+    say_skipped(found)
 
 
 @app.command()
@@ -241,7 +180,7 @@ def evaluate(
     from sphere.evaluation.metrics import evaluate_requests
 
     found = load_requests(requests)
-    loaded = _load(edited_dir, device, dtype)
+    loaded = load_quietly(edited_dir, device, dtype)
     frame = evaluate_requests(loaded.model, loaded.tokenizer, found.requests[:limit])
     rows = []
     for column in frame.columns.drop("case_id"):
@@ -249,13 +188,8 @@ def evaluate(
         if len(values):
             stderr = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
             rows.append({"metric": column, "mean": float(values.mean()), "stderr": stderr, "n": len(values)})
-    _print(rows, as_json, f"{edited_dir} on {requests}")
-    _say_skipped(found)
-
-
-def _say_skipped(found: Loaded) -> None:
-    if found.skipped:
-        print(f"{len(found.skipped)} records skipped: {found.reasons()}", file=sys.stderr)
+    print_rows(rows, as_json, f"{edited_dir} on {requests}")
+    say_skipped(found)
 
 
 @app.command()
@@ -323,13 +257,6 @@ def _hyperparameters(path: Path | None) -> tuple[EditFile, dict[str, Any]]:
     return validated(EditFile, where, f"--hyperparameters {path}"), given
 
 
-def _layers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--layers {text!r}: give numbers separated by commas, such as 4,5,6") from None
-
-
 def _check_out(out: Path) -> None:
     """Refuse a folder that cannot be written, before hours of editing."""
     if os.path.lexists(out):  # a link to nowhere too
@@ -337,17 +264,6 @@ def _check_out(out: Path) -> None:
     above = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"--out {out}: {above} is not a folder you may write to: name another")
-
-
-def _load(folder: Path, device: str, dtype: str | None) -> LoadedModel:
-    """The model, with the progress bars and warnings of its library off: stderr is for this program's own errors."""
-    from transformers.utils import logging
-
-    from sphere.models.loading import load
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return load(folder, device=device, dtype=dtype)
 
 
 OWN_FILES = (
@@ -368,32 +284,7 @@ def _save(loaded: LoadedModel, source: Path, out: Path, note: Mapping[str, Any])
             kept = [file for file in kept if re.match("LICEN|NOTICE|USE", file.name)]
         for file in kept:
             shutil.copyfile(file, folder / file.name)
-        (folder / "sphere.json").write_text(_json(note) + "\n", encoding="utf-8")
-
-
-def _json(value: Any) -> str:
-    """JSON in which what is not a finite number is null."""
-    return json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _print(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
-    if as_json:
-        print(_json(rows))
-        return
-    table = Table(title=title)
-    for name in rows[0]:
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
-    for row in rows:
-        table.add_row(*(f"{v:.6g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        (folder / "sphere.json").write_text(json_text(note) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -65,16 +65,19 @@ def model_file(path: Path, source: Path, parts: Adapter, layers: Sequence[int], 
 
 
 def prepare(
-    loaded: LoadedModel, method: Method, layers: Sequence[int], documents: Sequence[str], model: ModelConfig
+    loaded: LoadedModel,
+    method: Method,
+    layers: Sequence[int],
+    documents: Sequence[str],
+    given: ContextSettings,
+    settings: StatisticsSettings,
 ) -> tuple[Contexts, Statistics | None, Spectra]:
     """Contexts, key statistics and decompositions as a study's own jobs make them of the unedited model."""
     parts, tokenizer = Adapter(loaded.model), loaded.tokenizer
-    given: ContextSettings = model.contexts
     generator = torch.Generator().manual_seed(given.seed)
     contexts = sample_contexts(parts, tokenizer, count=given.count, length=given.length, generator=generator)
     statistics, spectra = None, Spectra({}, {})
     if method.needs_statistics:
-        settings: StatisticsSettings = model.statistics
         how = settings.model_dump(exclude={"documents"})
         statistics = collect_statistics(parts, tokenizer, documents[: settings.documents], layers, **how)
         if "key_spectrum" in method.needs:
@@ -105,7 +108,9 @@ def search(
     drawn = [trial for trial in trials(method.search, tuning.trials, rng=rng) if trial != first]
     candidates = [first, *drawn][: tuning.trials]
     layers = method.edited_layers(model.layers)
-    contexts, statistics, spectra = prepare(loaded, method, layers, documents, model)
+    contexts, statistics, spectra = prepare(
+        loaded, method, layers, documents, model.contexts, model.statistics
+    )
     frame = try_on(
         loaded,
         requests[: tuning.edits],
