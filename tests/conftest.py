@@ -80,16 +80,16 @@ def _trained(add_bos: bool) -> str:
     return tokenizer.to_str()
 
 
+def new_tokenizer(add_bos: bool) -> PreTrainedTokenizerFast:
+    """A fresh fast tokenizer without padding token; BOS or not, the same vocabulary."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained(add_bos)), bos_token="<s>", eos_token="</s>"
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> TokenizerMaker:
-    """``tiny_tokenizer(add_bos)``: a fresh fast tokenizer without padding token; BOS or not, the same vocabulary."""
-
-    def make(add_bos: bool) -> PreTrainedTokenizerFast:
-        return PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(_trained(add_bos)), bos_token="<s>", eos_token="</s>"
-        )
-
-    return make
+    return new_tokenizer
 
 
 def _config(family: str, vocab: int, **own: Any) -> PretrainedConfig:
@@ -134,26 +134,26 @@ def _config(family: str, vocab: int, **own: Any) -> PretrainedConfig:
     return kind(vocab_size=vocab, n_embd=32, n_layer=4, n_head=4, n_inner=64, n_positions=128, **rotary, **special)
 
 
-@pytest.fixture(scope="session")
-def tiny_model() -> ModelMaker:
-    """``tiny_model(family, vocab, seed=0, **config)``: a fresh float32 CPU model, 4 layers of width 32, for evaluation.
+def new_model(family: str, vocab: int, seed: int = 0, **own: Any) -> PreTrainedModel:
+    """A fresh float32 CPU model of 4 layers and width 32, for evaluation; ``own`` are keys of its configuration.
 
     Weights are drawn wide (standard deviation 0.2), so that predictions differ clearly between inputs.
     """
+    config = _config(family, vocab, **own)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+            elif name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval().requires_grad_(False)
 
-    def make(family: str, vocab: int, seed: int = 0, **own: Any) -> PreTrainedModel:
-        config = _config(family, vocab, **own)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            for name, parameter in model.named_parameters():
-                if parameter.dim() > 1:
-                    torch.nn.init.normal_(parameter, std=0.2)
-                elif name.endswith("bias"):
-                    torch.nn.init.normal_(parameter, std=0.1)
-        return model.eval().requires_grad_(False)
 
-    return make
+@pytest.fixture(scope="session")
+def tiny_model() -> ModelMaker:
+    return new_model
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sphere.config.model import ContextSettings, StatisticsSettings
+from sphere.config.model import StatisticsSettings
 from sphere.config.values import ValueSettings
 from sphere.data.records import EditRequest
+from sphere.editing.contexts import Contexts
 from sphere.editing.frozen import FrozenTargets
 from sphere.editing.methods import Method
 from sphere.editing.tracing import Effects
@@ -56,13 +57,13 @@ def first_batches(
 ) -> pd.DataFrame:
     """One row a set of layers: ``layers``, METRICS (the ``family``'s) after one batch of ``requests``, ``score``.
 
-    With the default settings of everything.
+    With the default settings of everything, and target values at the bare prompts alone: sets are compared, no more.
     """
     text = StatisticsSettings(documents=max(1, len(documents)))
     rows = []
     for layers in track(sets, f"first batches by {method.name}"):
         edited = method.edited_layers(layers)
-        contexts, statistics, spectra = prepare(loaded, method, edited, documents, ContextSettings(), text)
+        statistics, spectra = prepare(loaded, method, edited, documents, text)
         (row,) = try_on(
             loaded,
             requests,
@@ -71,7 +72,7 @@ def first_batches(
             hyperparameters={},
             layers=layers,
             values=ValueSettings(),
-            contexts=contexts,
+            contexts=Contexts(),
             statistics=statistics,
             spectra=spectra,
             targets=FrozenTargets(),

@@ -64,27 +64,30 @@ def model_file(path: Path, source: Path, parts: Adapter, layers: Sequence[int], 
     return validated(ModelConfig, plain, str(path))
 
 
+def sampled_contexts(loaded: LoadedModel, settings: ContextSettings) -> Contexts:
+    """Contexts as a study's own job samples them of the unedited model."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    parts = Adapter(loaded.model)
+    return sample_contexts(parts, loaded.tokenizer, count=settings.count, length=settings.length, generator=generator)
+
+
 def prepare(
     loaded: LoadedModel,
     method: Method,
     layers: Sequence[int],
     documents: Sequence[str],
-    given: ContextSettings,
     settings: StatisticsSettings,
-) -> tuple[Contexts, Statistics | None, Spectra]:
-    """Contexts, key statistics and decompositions as a study's own jobs make them of the unedited model."""
-    parts, tokenizer = Adapter(loaded.model), loaded.tokenizer
-    generator = torch.Generator().manual_seed(given.seed)
-    contexts = sample_contexts(parts, tokenizer, count=given.count, length=given.length, generator=generator)
-    statistics, spectra = None, Spectra({}, {})
+) -> tuple[Statistics | None, Spectra]:
+    """Key statistics and decompositions of the unedited model, as far as ``method`` reads them."""
+    parts, statistics, spectra = Adapter(loaded.model), None, Spectra({}, {})
     if method.needs_statistics:
         how = settings.model_dump(exclude={"documents"})
-        statistics = collect_statistics(parts, tokenizer, documents[: settings.documents], layers, **how)
+        statistics = collect_statistics(parts, loaded.tokenizer, documents[: settings.documents], layers, **how)
         if "key_spectrum" in method.needs:
             spectra.keys.update({i: key_spectrum(c) for i, c in statistics.second_moments.items()})
     if "principal_spectrum" in method.needs:
         spectra.principal.update({i: principal_spectrum(parts.weight(i)) for i in layers})
-    return contexts, statistics, spectra
+    return statistics, spectra
 
 
 def search(
@@ -108,9 +111,8 @@ def search(
     drawn = [trial for trial in trials(method.search, tuning.trials, rng=rng) if trial != first]
     candidates = [first, *drawn][: tuning.trials]
     layers = method.edited_layers(model.layers)
-    contexts, statistics, spectra = prepare(
-        loaded, method, layers, documents, model.contexts, model.statistics
-    )
+    contexts = sampled_contexts(loaded, model.contexts)
+    statistics, spectra = prepare(loaded, method, layers, documents, model.statistics)
     frame = try_on(
         loaded,
         requests[: tuning.edits],

@@ -95,6 +95,26 @@ def test_a_tokenizer_of_another_model_is_found_out(tiny_model: ModelMaker, tiny_
     assert not found["tokenizer"].problem
 
 
+# ------------------------------------------------------------------------------------------------------ locate
+
+
+def test_locate_says_which_layers_and_why(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, inputs = tmp_path / "layers.csv", (files / "model", files / "requests.json")
+    options = ("--out", out, "--corpus", files / "corpus.txt", "--edits", 3, "--family", "success", "--size", 2)
+    assert run("locate", *inputs, *options) == 0, capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1].startswith("edit layers ")
+    assert "tracing 3 facts: done" in printed.err
+    effects, sets = pd.read_csv(out), pd.read_csv(tmp_path / "layers.sets.csv")
+    assert list(effects) == ["layer", "effect", "stderr", "n"]
+    assert (effects["layer"].tolist(), set(effects["n"])) == ([0, 1, 2, 3], {3})
+    assert list(sets) == ["layers", "efficacy", "generalization", "specificity", "score"]
+    assert sets["layers"].tolist() == ["0,1", "1,2"]
+    assert {path.suffix for path in tmp_path.glob("layers.*")} == {".csv", ".png", ".pdf", ".svg"}
+    assert run("locate", *inputs, "--size", 4, "--out", out) == 2
+    assert "all but the last can be edited" in capsys.readouterr().err
+
+
 # -------------------------------------------------------------------------------------------------------- tune
 
 
