@@ -16,6 +16,8 @@ from rich.table import Table
 from sphere.errors import InputError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from sphere.data.records import Loaded
     from sphere.models.loading import LoadedModel
 
@@ -80,3 +82,8 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
     for row in rows:
         table.add_row(*(f"{v:.6g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def print_frame(frame: pd.DataFrame, title: str) -> None:
+    """A data frame as a table."""
+    print_rows([{str(key): value for key, value in row.items()} for row in frame.to_dict("records")], False, title)

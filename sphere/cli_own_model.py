@@ -18,6 +18,7 @@ from sphere.cli_common import (
     Requests,
     layer_numbers,
     load_quietly,
+    print_frame,
     print_rows,
     say_skipped,
 )
@@ -81,12 +82,12 @@ def locate(
     peak, sets = up_to_peak(effects, count), None
     write_csv(effects, out)
     indirect_effect(effects, out.with_suffix(""))
-    print_rows(effects.to_dict("records"), False, f"Indirect effect of {window} layers on {len(facts)} facts")
+    print_frame(effects, f"Indirect effect of {window} layers on {len(facts)} facts")
     if documents is not None:
         tried = layer_sets(peak, parts.n_layers)
         sets = first_batches(loaded, facts, chosen, tried, documents, family=family)
         write_csv(sets, out.with_suffix(".sets.csv"))
-        print_rows(sets.to_dict("records"), False, f"A first batch of {len(facts)} edits by {method}, {family}")
+        print_frame(sets, f"A first batch of {len(facts)} edits by {method}, {family}")
     print(recommendation(effects, window, peak, sets))
     say_skipped(found)
 
@@ -139,6 +140,6 @@ def tune(
     )
     settings = chosen_settings(frame, chosen)
     beside = write_model(out, model, method, settings, frame)
-    print_rows(frame.to_dict("records"), False, f"{method} on {budget.edits} held-out edits, {family}")
+    print_frame(frame, f"{method} on {budget.edits} held-out edits, {family}")
     print(f"{method}: {json.dumps(settings)} written to {out}, its trials to {beside}")
     say_skipped(found)

@@ -75,7 +75,6 @@ def edit(
     where = tuple(layers) if layers is not None else default_layers(parts.n_layers)
     for i in chosen.edited_layers(where):
         parts.layer(i)
-    check_arrival(parts, chosen.edited_layers(where)[-1])
     list(batches_of(requests, batch_size, parts, tokenizer, contexts or Contexts()))
     needs = chosen.needs_statistics
     if needs and statistics is None and corpus is None:
@@ -87,6 +86,7 @@ def edit(
     training = model.training
     model.eval()
     try:
+        check_arrival(parts, chosen.edited_layers(where)[-1])
         if needs and statistics is None:
             with _unedited(parts, state):
                 statistics = collect_statistics(parts, tokenizer, corpus or (), chosen.edited_layers(where))

@@ -88,9 +88,9 @@ def first_batches(
 
 def recommendation(effects: pd.DataFrame, window: int, peak: Sequence[int], sets: pd.DataFrame | None) -> str:
     """Which layers to edit, and why, in one line."""
-    top = effects.loc[effects["effect"].idxmax()]
+    top = effects.iloc[int(effects["effect"].to_numpy().argmax())]
     said = f"the effect of {window} layers peaks at layer {int(top['layer'])} ({top['effect']:.3f})"
     if sets is None or sets["score"].max() <= 0:
         return f"edit layers {','.join(map(str, peak))}: {said}, and they end there"
-    best = sets.loc[sets["score"].idxmax()]
+    best = sets.iloc[int(sets["score"].to_numpy().argmax())]
     return f"edit layers {best['layers']}: a first batch scores {best['score']:.3f} there, the most of all; {said}"

@@ -12,8 +12,9 @@ import torch
 import yaml
 
 from sphere.config.base import read_settings, validated
-from sphere.config.model import ContextSettings, ModelConfig, StatisticsSettings
+from sphere.config.model import ModelConfig, StatisticsSettings
 from sphere.config.tuning import TuningSettings
+from sphere.config.values import ContextSettings
 from sphere.data.records import EditRequest
 from sphere.editing.contexts import Contexts, sample_contexts
 from sphere.editing.frozen import FrozenTargets
