@@ -66,6 +66,7 @@ def continue_rows(
     pad: int,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     seed: int | None = None,
+    strict: bool = True,
 ) -> list[tuple[int, ...]]:
     """Each row followed by ``new_tokens`` tokens, one at a time: the likeliest, or, with a ``seed``, sampled.
 
@@ -73,6 +74,7 @@ def continue_rows(
     seed, the row itself and the model alone. No token ends a generation, as in the published measure of fluency: an end
     token is followed by whatever comes next. Rows are padded on the left with explicit masks and positions, so a row's
     neighbours in a batch change nothing. The continuation is cut where the model has no more positions.
+    NumericalError if ``strict`` and a logit is not finite.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     parts = adapter(model)
@@ -93,7 +95,7 @@ def continue_rows(
             state = parts.backbone(
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             ).last_hidden_state
-            logits = finite(parts.logits(state[:, -1])).float()  # (B, V)
+            logits = finite(parts.logits(state[:, -1]), strict).float()  # (B, V)
             ids = logits.argmax(-1, keepdim=True) if draws is None else _sampled(logits, draws[:, number])  # (B, 1)
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             positions = (positions[:, -1:] + 1).clamp(max=limit and limit - 1)  # a full row runs on, unused

@@ -62,21 +62,23 @@ def evaluate_requests(
     generation: GenerationSettings | None = None,
     tfidf: TfidfVectorizer | None = None,
     progress: Callable[[int, int], None] | None = None,
+    strict: bool = True,
 ) -> pd.DataFrame:
     """Evaluate ``model`` on ``requests``: one row a record in their order, with the columns ``COLUMNS``.
 
     Shares are in [0, 1], fluency is in bits x 100, consistency in [0, 1]; NaN where a record has no such prompts or,
     for what needs generations, none were asked for. ``tfidf`` weighs the words of consistency; without it, it is fitted
     on the reference texts of ``requests``. ``progress`` is told (targets scored, targets in all) by teacher forcing.
+    Raises NumericalError if a logit is not finite; without ``strict`` it counts as a miss, as a diverged edit's does.
     """
     pairs = sorted({pair for request in requests for pair in _pairs(request)})
-    scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress)
+    scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress, strict=strict)
     scores = dict(zip(pairs, scored, strict=True))
     frame = pd.DataFrame([_teacher_forced(request, scores) for request in requests], columns=list(COLUMNS))
     whole = "int64" if all(abs(request.case_id) < 2**63 for request in requests) else "object"
     frame = frame.astype({column: whole if column == "case_id" else "float64" for column in COLUMNS})
     if generation is not None:
-        _add_generations(frame, model, tokenizer, requests, generation, tfidf, token_budget)
+        _add_generations(frame, model, tokenizer, requests, generation, tfidf, token_budget, strict)
     return frame
 
 
@@ -87,6 +89,7 @@ def score_targets(
     *,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     progress: Callable[[int, int], None] | None = None,
+    strict: bool = True,
 ) -> list[TargetScore]:
     """Score each (prompt, target) of ``pairs`` under teacher forcing, in their order.
 
@@ -105,7 +108,7 @@ def score_targets(
     def run(batch: list[int]) -> None:
         owned = [(slot, i) for slot, row in enumerate(batch) for i in members[row]]
         hidden = _hidden(parts, [rows[row] for row in batch])
-        found.update(_score_hidden(parts, hidden, owned, encoded))
+        found.update(_score_hidden(parts, hidden, owned, encoded, strict))
         if progress is not None:
             progress(len(found), len(encoded))
 
@@ -141,7 +144,7 @@ def _hidden(parts: Adapter, rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _score_hidden(
-    parts: Adapter, hidden: Tensor, owned: Sequence[tuple[int, int]], encoded: Sequence[Encoded]
+    parts: Adapter, hidden: Tensor, owned: Sequence[tuple[int, int]], encoded: Sequence[Encoded], strict: bool
 ) -> dict[int, TargetScore]:
     """Scores of the (row of ``hidden``, index into ``encoded``) pairs, with logits at target positions only."""
     slots: list[int] = []
@@ -159,7 +162,7 @@ def _score_hidden(
     wanted = torch.tensor(targets, device=hidden.device)
     nll, matches = [], []
     for chunk, target in zip(states.split(_POSITIONS_AT_ONCE), wanted.split(_POSITIONS_AT_ONCE), strict=True):
-        logits = finite(parts.logits(chunk)).float()  # (n, V)
+        logits = finite(parts.logits(chunk), strict).float()  # (n, V)
         nll.append(logits.logsumexp(-1) - logits.gather(1, target[:, None])[:, 0])
         matches.append(logits.argmax(-1) == target)
     losses, hits = torch.cat(nll).double().cpu(), torch.cat(matches).cpu()
@@ -219,14 +222,15 @@ def _add_generations(
     settings: GenerationSettings,
     tfidf: TfidfVectorizer | None,
     token_budget: int,
+    strict: bool,
 ) -> None:
     """Fill the generation family, fluency and consistency of the chosen rows of ``frame`` in place."""
     chosen = settings.chosen(len(requests))
     some = [requests[i] for i in chosen]
-    texts = _texts(model, tokenizer, some, settings, token_budget)
+    texts = _texts(model, tokenizer, some, settings, token_budget, strict)
     if tfidf is None and (known := [text for request in requests for text in request.references]):
         tfidf = fit_tfidf(known)
-    begins = _begins(model, tokenizer, some, token_budget) if settings.family else {}
+    begins = _begins(model, tokenizer, some, token_budget, strict) if settings.family else {}
     for i, request in zip(chosen, some, strict=True):
         if settings.family:
             for metric, asked in _asked(request).items():
@@ -244,6 +248,7 @@ def _texts(
     requests: Sequence[EditRequest],
     settings: GenerationSettings,
     token_budget: int,
+    strict: bool,
 ) -> dict[str, str]:
     """Each generation prompt with its sampled continuation; repeated prompts run once."""
     prompts = sorted({prompt for request in requests for prompt in request.generation_prompts})
@@ -251,12 +256,18 @@ def _texts(
     for prompt, row in zip(prompts, rows, strict=True):
         adapter(model).check_row(row, prompt, tokenizer)
     new_tokens = [settings.length - len(row) for row in rows]
-    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, seed=settings.seed)
+    done = continue_rows(
+        model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, seed=settings.seed, strict=strict
+    )
     return dict(zip(prompts, _decoded(tokenizer, done, skip_special_tokens=True), strict=True))
 
 
 def _begins(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], token_budget: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    token_budget: int,
+    strict: bool,
 ) -> dict[Pair, bool]:
     """For each (prompt, wanted target), whether the greedy continuation of the prompt begins with the target.
 
@@ -266,7 +277,7 @@ def _begins(
     whole = encode_many(tokenizer, [(prompt, target, None) for prompt, target in pairs])
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt, _ in pairs])]
     new_tokens = [2 * (len(item.ids) - (item.target_start or 0)) for item in whole]
-    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget)
+    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, strict=strict)
     texts = _decoded(tokenizer, done, skip_special_tokens=False)
     wanted = _decoded(tokenizer, [item.ids for item in whole], skip_special_tokens=False)
     return {pair: text.startswith(want) for pair, text, want in zip(pairs, texts, wanted, strict=True)}

@@ -136,9 +136,9 @@ def evaluate_states(
 
     With ``records``, on so many of them, evenly spread.
 
-    A state of a stream that stopped before its checkpoint gets a CSV without rows. The word weights of consistency
-    come from ``word_weights`` (vocabulary and frequencies), or else from the whole stream's reference texts, so that
-    checkpoints compare.
+    A state of a stream that stopped before its checkpoint gets a CSV without rows; where a state's logits are not finite,
+    as a diverged edit's can be, it misses. The word weights of consistency come from ``word_weights`` (vocabulary and
+    frequencies), or else from the whole stream's reference texts, so that checkpoints compare.
     """
     loaded = load(model, **load_settings)
     requests = load_requests(stream, references=references).requests
@@ -150,7 +150,8 @@ def evaluate_states(
         frame = pd.DataFrame(columns=list(metrics.COLUMNS))
         if upto is not None:
             some = [requests[i] for i in evenly(upto, records)]
-            frame = evaluate_requests(loaded.model, loaded.tokenizer, some, generation=generation, tfidf=tfidf)
+            how: Any = {"generation": generation, "tfidf": tfidf, "strict": state is None}
+            frame = evaluate_requests(loaded.model, loaded.tokenizer, some, **how)
         write_csv(frame, out)
         print(f"{out}: {len(frame)} records", flush=True)
 

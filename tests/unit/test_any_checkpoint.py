@@ -216,6 +216,13 @@ def test_logits_that_are_not_finite_name_the_dtype_to_take(
         USES[use](broken(tiny_model("llama", len(tokenizer))), tokenizer)
 
 
+def test_a_diverged_edit_misses_where_it_is_measured(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    """Its study goes on: ``evaluate_states`` is not strict with what it edited itself."""
+    tokenizer = tiny_tokenizer(True)
+    frame = evaluate_requests(broken(tiny_model("llama", len(tokenizer))), tokenizer, [REQUEST], strict=False)
+    assert frame[["accuracy_efficacy", "success_efficacy"]].to_numpy().tolist() == [[0, 0]]
+
+
 @pytest.mark.parametrize(("method", "settings"), [("memit", {}), ("rome", {"second_moment": "data"})])
 def test_a_dead_neuron_is_named_once_with_what_helps(
     method: str, settings: dict[str, Any], tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
