@@ -136,7 +136,7 @@ def evaluate_states(
 
     With ``records``, on so many of them, evenly spread.
 
-    A state of a stream that stopped before its checkpoint gets a CSV without rows; where a state's logits are not finite,
+    A state of a stream that stopped before its checkpoint gets a CSV without rows; where its logits are not finite,
     as a diverged edit's can be, it misses. The word weights of consistency come from ``word_weights`` (vocabulary and
     frequencies), or else from the whole stream's reference texts, so that checkpoints compare.
     """
