@@ -91,6 +91,7 @@ def recommendation(effects: pd.DataFrame, window: int, peak: Sequence[int], sets
     top = effects.iloc[int(effects["effect"].to_numpy().argmax())]
     said = f"the effect of {window} layers peaks at layer {int(top['layer'])} ({top['effect']:.3f})"
     if sets is None or sets["score"].max() <= 0:
-        return f"edit layers {','.join(map(str, peak))}: {said}, and they end there"
+        why = "and they end there" if peak[-1] == int(top["layer"]) else "and they are the nearest that fit"
+        return f"edit layers {','.join(map(str, peak))}: {said}, {why}"
     best = sets.iloc[int(sets["score"].to_numpy().argmax())]
     return f"edit layers {best['layers']}: a first batch scores {best['score']:.3f} there, the most of all; {said}"

@@ -189,7 +189,9 @@ def try_on(
     parts, edits = adapter(loaded.model), len(stream)
     pretrained = {i: parts.weight(i).clone() for i in range(parts.n_layers)}
     rows: list[dict[str, Any]] = []
-    for number, candidate in enumerate(track(candidates, f"settings of {method}")):
+    for number, candidate in enumerate(
+        track(candidates, f"settings of {method}") if len(candidates) > 1 else candidates
+    ):
         for i, weight in pretrained.items():
             parts.set_weight(i, weight)
         editor = Editor(
