@@ -21,7 +21,7 @@ from sphere.editing.contexts import Contexts
 from sphere.editing.values import KL_PROMPT, encode_in_contexts
 from sphere.models.adapters import Adapter
 from sphere.models.hooks import hidden
-from sphere.models.tokens import encode_many, pad_id, right_pad
+from sphere.models.tokens import PAD, encode_many, right_pad
 
 # ------------------------------------------------------------------------------------------------ target values
 
@@ -39,7 +39,7 @@ def target_value(
     texts = encode_in_contexts(tokenizer, request, contexts, target=True)
     anchor = encode_many(tokenizer, [(KL_PROMPT.replace("{}", request.subject), None, len(request.subject))])[0]
     rows = [*texts, anchor]  # the bare prompt comes first, the prompt of the KL divergence last
-    ids, mask = right_pad([row.ids for row in rows], pad_id(tokenizer), parts.device)
+    ids, mask = right_pad([row.ids for row in rows], PAD, parts.device)
     every = torch.arange(len(rows), device=parts.device)
     at = torch.tensor([row.subject_last for row in rows], device=parts.device)
     dtype = torch.promote_types(parts.dtype, torch.float32)
@@ -50,7 +50,7 @@ def target_value(
     def add_delta(_module: Any, _inputs: Any, output: Any) -> Any:
         state = hidden(output)
         clean.append(state[every, at].detach())
-        change = delta.to(state.dtype).expand(len(rows), -1)
+        change = parts.reachable(layer, outputs[0].to(dtype), delta).to(state.dtype).expand(len(rows), -1)
         moved = state.index_put((every, at), change, accumulate=True)
         return (moved, *output[1:]) if isinstance(output, tuple) else moved
 
@@ -66,9 +66,10 @@ def target_value(
             logits = parts.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             log_p = logits.to(dtype).log_softmax(-1)  # (B, T, V)
             if step == 0:
+                arrived = parts.arrives(layer, outputs[0].to(dtype))
                 before = log_p[-1, at[-1]].detach()
                 initial = clean[0][0].to(dtype)
-                scale = (outputs[0].to(dtype) if settings.relative_to == "mlp" else initial).norm()
+                scale = (arrived if settings.relative_to == "mlp" else initial).norm()
             loss = torch.zeros((), dtype=dtype, device=parts.device)
             for i, text in enumerate(texts):
                 start, end = text.target_start, len(text.ids)
@@ -88,7 +89,7 @@ def target_value(
     finally:
         for handle in handles:
             handle.remove()
-    return (initial + delta.detach()).double()
+    return (initial + parts.reachable(layer, outputs[0].to(dtype), delta.detach())).double()
 
 
 # ------------------------------------------------------------------------------------------------ key statistics
@@ -96,15 +97,16 @@ def target_value(
 
 @torch.no_grad()
 def keys(parts: Adapter, tokenizer: PreTrainedTokenizerBase, document: str, layer: int, max_length: int) -> Tensor:
-    """Keys (tokens, d_in) of one document at one layer."""
+    """Keys (tokens, d_in) of one document at one layer, run in pieces of ``max_length`` tokens."""
     seen: list[Tensor] = []
     handle = parts.projection(layer).register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0][0]))
-    ids = tokenizer(document)["input_ids"][:max_length]
+    ids = tokenizer(document)["input_ids"]
     try:
-        parts.model(input_ids=torch.tensor([ids], device=parts.device), use_cache=False)
+        for start in range(0, len(ids), max_length):
+            parts.model(input_ids=torch.tensor([ids[start : start + max_length]], device=parts.device), use_cache=False)
     finally:
         handle.remove()
-    return seen[0]
+    return torch.cat(seen)
 
 
 def second_moments(
@@ -167,7 +169,7 @@ def record_metrics(parts: Adapter, tokenizer: PreTrainedTokenizerBase, request: 
     asked += [("specificity", p.prompt, p.target, None if true is None else new) for p in request.neighborhood]
     targets = [(prompt, target) for _, prompt, *both in asked for target in both if target is not None]
     rows = encode_many(tokenizer, [(prompt, target, None) for prompt, target in targets])
-    ids, mask = right_pad([row.ids for row in rows], pad_id(tokenizer), parts.device)
+    ids, mask = right_pad([row.ids for row in rows], PAD, parts.device)
     log_p = parts.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float().log_softmax(-1)
     scores = []  # (NLL, whether each target token is the likeliest)
     for i, row in enumerate(rows):

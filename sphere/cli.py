@@ -1,10 +1,10 @@
-"""``sphere energy | edit | evaluate`` on any local model, ``sphere plan`` of a study (docs/cli.md)."""
+"""The command line: ``sphere energy | edit | evaluate | plan``, and with ``cli_own_model`` the rest (docs/cli.md)."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
+import re
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +16,21 @@ from rich.console import Console
 from rich.table import Table
 
 import sphere
+from sphere.cli_common import (
+    AsJson,
+    Corpus,
+    Device,
+    Dtype,
+    Limit,
+    ModelDir,
+    Requests,
+    json_text,
+    layer_numbers,
+    load_quietly,
+    print_rows,
+    say_skipped,
+)
+from sphere.cli_own_model import check, locate, tune
 from sphere.config.base import Count, Settings, validated
 from sphere.config.machine import load_machine
 from sphere.config.values import ValueSettings
@@ -25,7 +40,6 @@ from sphere.plain_yaml import parse_yaml, read_yaml
 from sphere.study.configuration import load_study
 
 if TYPE_CHECKING:
-    from sphere.data.records import Loaded
     from sphere.editing.measurement import Record
     from sphere.models.loading import LoadedModel
 
@@ -34,12 +48,8 @@ app = typer.Typer(
     help="Edit facts in language models, and measure what it does. --debug, anywhere, shows tracebacks.",
 )
 
-ModelDir = Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal language model, or a GGUF file.")]
-Requests = Annotated[Path, typer.Argument(help="Records in CounterFact's or zsRE's own schema (JSON).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; the checkpoint's own by default.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only the first N usable records.")]
+for _command in (check, locate, tune):
+    app.command()(_command)
 
 
 @app.command()
@@ -55,11 +65,11 @@ def energy(
 
     It is infinite, in JSON null, where two rows point the same way: coincident_pairs counts them.
     """
-    chosen = None if layers is None else _layers(layers)
+    chosen = None if layers is None else layer_numbers(layers)
     from sphere.geometry.energy import measure_energy
     from sphere.models.adapters import adapter
 
-    parts = adapter(_load(model_dir, device, dtype).model)
+    parts = adapter(load_quietly(model_dir, device, dtype).model)
     rows = []
     for layer in range(parts.n_layers) if chosen is None else chosen:
         found = measure_energy(parts.weight(layer), s=s)
@@ -72,7 +82,7 @@ def energy(
                 "coincident_pairs": found.coincident_pairs,
             }
         )
-    _print(rows, as_json, f"Hyperspherical energy, s = {s:g}")
+    print_rows(rows, as_json, f"Hyperspherical energy, s = {s:g}")
 
 
 @app.command("edit")
@@ -82,9 +92,7 @@ def edit_model(
     method: Annotated[str, typer.Option(help="Such as memit, alphaedit, sphere or memit+sphere.")],
     out: Annotated[Path, typer.Option(help="New folder for the edited model.")],
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 100,
-    corpus: Annotated[
-        Path | None, typer.Option(help="Text for the key statistics; blank lines separate documents.")
-    ] = None,
+    corpus: Corpus = None,
     hyperparameters: Annotated[
         Path | None, typer.Option(help="YAML: the method's settings, and layers and values.")
     ] = None,
@@ -98,10 +106,12 @@ def edit_model(
     where, own = _hyperparameters(hyperparameters)
 
     from sphere.data.records import load_requests
-    from sphere.editing.edit import default_layers, edit
+    from sphere.editing.edit import edit
     from sphere.editing.methods import resolve
-    from sphere.editing.stats import read_documents
+    from sphere.editing.stats import collect_statistics, read_documents
     from sphere.models.adapters import adapter
+    from sphere.models.loading import default_layers
+    from sphere.models.precision import dtype_name
 
     chosen = resolve(method, hyperparameters=own)  # what is wrong is said before anything is loaded
     if chosen.needs_statistics and corpus is None:
@@ -109,8 +119,15 @@ def edit_model(
     documents = None if corpus is None else read_documents(corpus)
     found = load_requests(requests)
     facts = found.requests[:limit]
-    loaded = _load(model_dir, device, dtype)
-    layers = default_layers(adapter(loaded.model).n_layers) if where.layers is None else where.layers
+    loaded = load_quietly(model_dir, device, dtype)
+    parts = adapter(loaded.model)
+    layers = default_layers(parts.n_layers) if where.layers is None else where.layers
+    edited = chosen.edited_layers(layers, ValueSettings())
+    statistics = None
+    if chosen.needs_statistics and documents is not None:
+        statistics = collect_statistics(
+            parts, loaded.tokenizer, documents, edited, gradients=chosen.needs_gradients
+        )
     records: list[Record] = []
 
     def done(record: Record) -> None:
@@ -123,7 +140,7 @@ def edit_model(
         facts,
         method=method,
         layers=layers,
-        corpus=documents,
+        statistics=statistics,
         hyperparameters=own,
         batch_size=batch_size,
         seed=seed,
@@ -132,7 +149,9 @@ def edit_model(
     note = {
         "method": method,
         "hyperparameters": chosen.hyperparameters,
-        "layers": list(chosen.edited_layers(layers, ValueSettings())),
+        "layers": list(edited),
+        "dtype": dtype_name(parts.dtype),
+        "corpus": None if statistics is None else {"tokens": statistics.tokens, "held_out": statistics.held_out},
         "values": chosen.value_settings(ValueSettings()).plain(),
         "requests": str(requests),
         "edits": len(facts),
@@ -142,9 +161,11 @@ def edit_model(
         "sphere": sphere.__version__,
         "energy": [row for record in records for row in record.energy],
     }
-    _save(loaded, out, note)
+    _save(loaded, model_dir, out, note)
     print(f"{len(facts)} edits by {method} written to {out}")
-    _say_skipped(found)
+    if statistics is not None:
+        print(statistics.summary)
+    say_skipped(found)
 
 
 @app.command()
@@ -161,7 +182,7 @@ def evaluate(
     from sphere.evaluation.metrics import evaluate_requests
 
     found = load_requests(requests)
-    loaded = _load(edited_dir, device, dtype)
+    loaded = load_quietly(edited_dir, device, dtype)
     frame = evaluate_requests(loaded.model, loaded.tokenizer, found.requests[:limit])
     rows = []
     for column in frame.columns.drop("case_id"):
@@ -169,13 +190,8 @@ def evaluate(
         if len(values):
             stderr = float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
             rows.append({"metric": column, "mean": float(values.mean()), "stderr": stderr, "n": len(values)})
-    _print(rows, as_json, f"{edited_dir} on {requests}")
-    _say_skipped(found)
-
-
-def _say_skipped(found: Loaded) -> None:
-    if found.skipped:
-        print(f"{len(found.skipped)} records skipped: {found.reasons()}", file=sys.stderr)
+    print_rows(rows, as_json, f"{edited_dir} on {requests}")
+    say_skipped(found)
 
 
 @app.command()
@@ -243,13 +259,6 @@ def _hyperparameters(path: Path | None) -> tuple[EditFile, dict[str, Any]]:
     return validated(EditFile, where, f"--hyperparameters {path}"), given
 
 
-def _layers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--layers {text!r}: give numbers separated by commas, such as 4,5,6") from None
-
-
 def _check_out(out: Path) -> None:
     """Refuse a folder that cannot be written, before hours of editing."""
     if os.path.lexists(out):  # a link to nowhere too
@@ -259,48 +268,25 @@ def _check_out(out: Path) -> None:
         raise InputError(f"--out {out}: {above} is not a folder you may write to: name another")
 
 
-def _load(folder: Path, device: str, dtype: str | None) -> LoadedModel:
-    """The model, with the progress bars and warnings of its library off: stderr is for this program's own errors."""
-    from transformers.utils import logging
-
-    from sphere.models.loading import load
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    return load(folder, device=device, dtype=dtype)
+OWN_FILES = (
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.tiktoken"),
+    *("chat_template*", "LICEN[CS]E*", "NOTICE*", "USE_POLICY*"),
+)
+"""Files of a model's folder that an edit does not touch: its tokenizer and its licence."""
 
 
-def _save(loaded: LoadedModel, out: Path, note: Mapping[str, Any]) -> None:
-    """Write model, tokenizer and what was done to ``out``, whole or not at all."""
+def _save(loaded: LoadedModel, source: Path, out: Path, note: Mapping[str, Any]) -> None:
+    """Write model, tokenizer and what was done to ``out``, whole or not at all; ``source``'s own files as they are."""
     with write_folder_atomically(out) as folder:
         loaded.model.save_pretrained(folder)
-        loaded.tokenizer.save_pretrained(folder)
-        (folder / "sphere.json").write_text(_json(note) + "\n", encoding="utf-8")
-
-
-def _json(value: Any) -> str:
-    """JSON in which what is not a finite number is null."""
-    return json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _print(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
-    if as_json:
-        print(_json(rows))
-        return
-    table = Table(title=title)
-    for name in rows[0]:
-        table.add_column(name, justify="left" if isinstance(rows[0][name], str) else "right")
-    for row in rows:
-        table.add_row(*(f"{v:.6g}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()))
-    Console().print(table)
+        own = source if source.is_dir() else source.parent
+        kept = sorted({file for pattern in OWN_FILES for file in own.glob(pattern) if file.is_file()})
+        if not source.is_dir() or not any(file.name.startswith("tokenizer") for file in kept):  # GGUF has it inside
+            loaded.tokenizer.save_pretrained(folder)
+            kept = [file for file in kept if re.match("LICEN|NOTICE|USE", file.name)]
+        for file in kept:
+            shutil.copyfile(file, folder / file.name)
+        (folder / "sphere.json").write_text(json_text(note) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from rich.progress import track as rich_track
 
 T = TypeVar("T")
+
+RUN_SECONDS = 60.0
+"""Time from one line to the next in a run's own log."""
+_run: ContextVar[Callable[[str], None] | None] = ContextVar("run", default=None)
+"""Says a line in the log of the run that this process is a job of; None outside of one."""
+
+
+@contextmanager
+def telling(say: Callable[[str], None]) -> Iterator[None]:
+    """Say the progress of long jobs through ``say`` too, now and then, as long as the block lasts."""
+    before = _run.set(say)
+    try:
+        yield
+    finally:
+        _run.reset(before)
 
 
 def track(items: Iterable[T], label: str, *, every_seconds: float = 10.0) -> Iterator[T]:
@@ -18,12 +35,18 @@ def track(items: Iterable[T], label: str, *, every_seconds: float = 10.0) -> Ite
         yield from rich_track(items, description=label)
         return
     total = len(items) if isinstance(items, Sized) else None
-    start = last = time.monotonic()
+    start = last = told = time.monotonic()
+    say = _run.get()
     for done, item in enumerate(items):
         now = time.monotonic()
         if now - last >= every_seconds:
             last = now
             share = f"{done}/{total}" if total is not None else str(done)
-            print(f"{label}: {share} after {now - start:.0f} s", file=sys.stderr, flush=True)
+            left = f", about {(now - start) * (total - done) / done:.0f} s left" if total is not None and done else ""
+            line = f"{label}: {share} after {now - start:.0f} s{left}"
+            print(line, file=sys.stderr, flush=True)
+            if say is not None and now - told >= RUN_SECONDS:
+                told = now
+                say(line)
         yield item
     print(f"{label}: done in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)

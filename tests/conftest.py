@@ -12,16 +12,22 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from workplace import copied, finished, whole_study, workplace
@@ -32,7 +38,12 @@ from sphere.data.world.records import records as world_records
 
 __all__ = ["copied", "finished", "whole_study", "workplace"]  # fixtures: one run of the smoke study serves all tests
 
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gpt2", "gptj", "gpt_neox")
+FAMILIES = (
+    *("llama", "qwen2", "qwen3", "mistral", "phi3", "smollm3", "granite", "olmo2", "gemma2", "gemma3_text"),
+    *("gpt2", "gptj", "gpt_neox"),
+)
+WINDOWED = ("mistral", "phi3", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text")
+"""Families whose layers can see a window only."""
 
 TEXTS = (
     "The mother tongue of Ada Lovelace is English.",
@@ -69,24 +80,34 @@ def _trained(add_bos: bool) -> str:
     return tokenizer.to_str()
 
 
+def new_tokenizer(add_bos: bool) -> PreTrainedTokenizerFast:
+    """A fresh fast tokenizer without padding token; BOS or not, the same vocabulary."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained(add_bos)), bos_token="<s>", eos_token="</s>"
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> TokenizerMaker:
-    """``tiny_tokenizer(add_bos)``: a fresh fast tokenizer without padding token; BOS or not, the same vocabulary."""
-
-    def make(add_bos: bool) -> PreTrainedTokenizerFast:
-        return PreTrainedTokenizerFast(
-            tokenizer_object=Tokenizer.from_str(_trained(add_bos)), bos_token="<s>", eos_token="</s>"
-        )
-
-    return make
+    return new_tokenizer
 
 
-def _config(family: str, vocab: int) -> PretrainedConfig:
+def _config(family: str, vocab: int, **own: Any) -> PretrainedConfig:
     special = {"bos_token_id": 0, "eos_token_id": 1}
-    llama_like = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "mistral": MistralConfig}
+    llama_like: dict[str, Any] = {
+        "llama": (LlamaConfig, {}),
+        "qwen2": (Qwen2Config, {}),
+        "qwen3": (Qwen3Config, {"head_dim": 8}),
+        "mistral": (MistralConfig, {"sliding_window": 6}),
+        "phi3": (Phi3Config, {"pad_token_id": None, "sliding_window": 6}),
+        "smollm3": (SmolLM3Config, {"pad_token_id": None, "no_rope_layer_interval": 2}),
+        "granite": (GraniteConfig, {"residual_multiplier": 0.3, "logits_scaling": 4.0, "attention_multiplier": 0.4}),
+        "olmo2": (Olmo2Config, {"pad_token_id": None}),
+        "gemma2": (Gemma2Config, {"head_dim": 8}),
+        "gemma3_text": (Gemma3TextConfig, {"head_dim": 8, "sliding_window": 6, "sliding_window_pattern": 2}),
+    }
     if family in llama_like:
-        head = {"head_dim": 8} if family == "qwen3" else {}
-        kind = llama_like[family]
+        kind, more = llama_like[family]
         return kind(
             vocab_size=vocab,
             hidden_size=32,
@@ -96,8 +117,7 @@ def _config(family: str, vocab: int) -> PretrainedConfig:
             num_key_value_heads=2,
             max_position_embeddings=128,
             tie_word_embeddings=False,
-            **head,
-            **special,
+            **special | more | own,
         )
     if family == "gpt_neox":
         return GPTNeoXConfig(
@@ -114,26 +134,26 @@ def _config(family: str, vocab: int) -> PretrainedConfig:
     return kind(vocab_size=vocab, n_embd=32, n_layer=4, n_head=4, n_inner=64, n_positions=128, **rotary, **special)
 
 
-@pytest.fixture(scope="session")
-def tiny_model() -> ModelMaker:
-    """``tiny_model(family, vocab, seed=0)``: a fresh float32 CPU model of 4 layers and width 32 in evaluation mode.
+def new_model(family: str, vocab: int, seed: int = 0, **own: Any) -> PreTrainedModel:
+    """A fresh float32 CPU model of 4 layers and width 32, for evaluation; ``own`` are keys of its configuration.
 
     Weights are drawn wide (standard deviation 0.2), so that predictions differ clearly between inputs.
     """
+    config = _config(family, vocab, **own)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.2)
+            elif name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval().requires_grad_(False)
 
-    def make(family: str, vocab: int, seed: int = 0) -> PreTrainedModel:
-        config = _config(family, vocab)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-            for name, parameter in model.named_parameters():
-                if parameter.dim() > 1:
-                    torch.nn.init.normal_(parameter, std=0.2)
-                elif name.endswith("bias"):
-                    torch.nn.init.normal_(parameter, std=0.1)
-        return model.eval().requires_grad_(False)
 
-    return make
+@pytest.fixture(scope="session")
+def tiny_model() -> ModelMaker:
+    return new_model
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ class StatisticsSettings(Settings):
     documents: Positive = 100_000
     """Documents of the corpus that are read, from its start."""
     max_length: Positive = 512
-    """Tokens of a document that are read."""
+    """Tokens of a piece: longer documents are cut into such."""
     probe_keys: Count = 256
     """Keys of the last documents that are kept out of C, to measure perturbations of the output on."""
     token_budget: Positive = 8192

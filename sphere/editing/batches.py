@@ -29,10 +29,10 @@ def batches_of(
                 f"case {r.case_id}: subject {r.subject!r} is not at character {r.subject_start} of {r.prompt!r}: "
                 "give a subject of its prompt and where it starts"
             )
-    longest = max(len(tokenizer(prefix)["input_ids"]) for prefix in contexts.prefixes)
+    longest = max((tokenizer(prefix)["input_ids"] for prefix in contexts.prefixes), key=len)
     encoded = encode_many(tokenizer, [(r.prompt, r.target_new, r.subject_end) for r in requests])
     for r, item in zip(requests, encoded, strict=True):
-        parts.check_length(len(item.ids) + longest, r.prompt)
+        parts.check_row([*item.ids, *longest], r.prompt, tokenizer)
     validate_case_ids(requests)
     for start in range(0, len(requests), size):
         batch = requests[start : start + size]

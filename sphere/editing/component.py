@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 Need = Literal["second_moment", "key_spectrum", "principal_spectrum", "output_moment"]
 """What a solver or post-process can ask a layer for: each is made once, when it is first read."""
+
+Search = Mapping[str, tuple[Any, ...]]
+"""Setting -> the values that a search tries."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,19 @@ class Layer:
             )
         return matrix64(moment.to(self.pretrained.device), what.replace(" ", "_"))
 
+    @property
+    def covered_moment(self) -> Tensor:
+        """``second_moment``, for systems that have nothing else in them; InputError if an entry is zero in all text."""
+        moment = self.second_moment
+        dead = (moment.diagonal() == 0).nonzero().flatten().tolist()
+        if dead:
+            more = f" (and {len(dead) - 1} more)" if len(dead) > 1 else ""
+            raise InputError(
+                f"entry {dead[0]}{more} of layer {self.number}'s keys is zero in all of the text, a dead neuron: more "
+                "text may not help; use a method with a ridge (encore, alphaedit), or edit other layers"
+            )
+        return moment
+
     @cached_property
     def key_spectrum(self) -> KeySpectrum:
         """Eigenvalues and eigenvectors of C."""
@@ -90,11 +107,18 @@ class Component(BaseModel, ABC):
 
     name: ClassVar[str]
     """What a method row calls it; of a post-process, the part of a method's name after a ``+`` too."""
+    search: ClassVar[Search] = {}
+    """What ``sphere tune`` tries of its settings on a model that nobody has settings for."""
 
     @property
     def needs(self) -> tuple[Need, ...]:
         """What ``prepare`` reads of a layer, under these settings: the workflow makes it beforehand."""
         return ()
+
+    @property
+    def remark(self) -> str:
+        """What a user should know of a default that was taken because no setting was given; one line, or none."""
+        return ""
 
     def prepare(self, layer: Layer) -> Any:
         """What this component is to be handed with every batch of the layer; called once, on the unedited weight.

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sphere.errors import InputError
 from sphere.models.adapters import Adapter
+from sphere.models.precision import finite
 from sphere.models.tokens import encode_many, right_pad
 
 STARTERS = ("The", "Therefore", "Because", "I", "You")
@@ -68,7 +69,7 @@ def sample_contexts(
         return Contexts()
     starters = [STARTERS[i % len(STARTERS)] for i in range(count)]
     prefixes = []
-    known = range(adapter.model.config.vocab_size)
+    known = range(adapter.vocabulary)
     banned = [i for i in tokenizer.all_special_ids if i in known]  # a tokenizer may have more than the model
     for starter in starters:
         ids = list(encode_many(tokenizer, [(starter, None, None)])[0].ids)
@@ -76,7 +77,7 @@ def sample_contexts(
         for _ in range(length):
             inputs, mask = right_pad([ids], 0, adapter.device)
             states = adapter.backbone(input_ids=inputs, attention_mask=mask, use_cache=False).last_hidden_state
-            logits = adapter.head(states[0, -1]).double().cpu() / temperature  # (V,)
+            logits = finite(adapter.logits(states[0, -1])).double().cpu() / temperature  # (V,)
             logits[banned] = -torch.inf
             top = logits.topk(min(top_k, logits.numel()))
             choice = torch.multinomial(top.values.softmax(0), 1, generator=generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ from sphere.editing.state import EditState
 from sphere.editing.stats import Statistics, collect_statistics
 from sphere.errors import InputError
 from sphere.models.adapters import Adapter, adapter
+from sphere.models.checks import check_arrival
+from sphere.models.loading import default_layers
 
 
 @contextmanager
@@ -57,7 +60,8 @@ def edit(
     ``statistics`` are the key second moments, or ``corpus`` the documents to take them from (of the unedited model).
     ``layers`` defaults to MEMIT's choice scaled to the model's depth (``default_layers``), ``contexts`` to the state's,
     or to five prefixes sampled from the unedited model with ``seed``. A state is continued on the model it was returned
-    with, or, read from a file, on the unedited one. Raises InputError on bad input, before anything is computed.
+    with, or, read from a file, on the unedited one. Raises InputError on bad input, before anything is computed, and
+    NumericalError if an edited weight is beyond what the model's dtype holds.
     """
     own = {**(hyperparameters or {})}
     if values is not None:  # what the caller says goes over what a row says
@@ -65,6 +69,8 @@ def edit(
     chosen = resolve(method, hyperparameters=own)
     if not requests:
         raise InputError("there is nothing to edit: give at least one request")
+    for remark in chosen.remarks:
+        logging.getLogger(__name__).warning(remark)
     parts = adapter(model)
     where = tuple(layers) if layers is not None else default_layers(parts.n_layers)
     edited = chosen.edited_layers(where, values or ValueSettings())
@@ -81,6 +87,7 @@ def edit(
     training = model.training
     model.eval()
     try:
+        check_arrival(parts, edited[-1])
         if needs and statistics is None:
             with _unedited(parts, state):
                 statistics = collect_statistics(
@@ -100,7 +107,9 @@ def edit(
             seed=seed,
             state=state,
         )
-        return editor.run(requests, batch_size=batch_size, on_batch=on_batch)
+        found = editor.run(requests, batch_size=batch_size, on_batch=on_batch)
+        parts.check_narrow(editor.layers)
+        return found
     finally:
         parts.narrow(edited)
         model.train(training)
@@ -118,9 +127,3 @@ def _unedited(parts: Adapter, state: EditState | None) -> Iterator[None]:
     finally:
         for i, weight in edited.items():
             parts.set_weight(i, weight)
-
-
-def default_layers(depth: int) -> tuple[int, ...]:
-    """Layers 4 to 8 of 32, as MEMIT edits on Llama-sized models, scaled to ``depth`` and at least one."""
-    first, last = round(depth * 4 / 32), round(depth * 8 / 32)
-    return tuple(range(first, max(first + 1, last + 1)))

@@ -16,7 +16,7 @@ from sphere.editing.values import encode_in_contexts
 from sphere.models.adapters import Adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
 from sphere.models.hooks import capture_calls, capture_inputs, capture_output, forward, hidden
-from sphere.models.tokens import pad_id, right_pad
+from sphere.models.tokens import PAD, right_pad
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,9 @@ def keys_and_outputs(
     place = adapter.device
     modules = {i: adapter.projection(i) for i in layers}
     found, outputs = _room(adapter, len(rows), layers)
-    pad = pad_id(tokenizer)
 
     def run(batch: list[int]) -> None:
-        ids, mask = right_pad([rows[i] for i in batch], pad, place)
+        ids, mask = right_pad([rows[i] for i in batch], PAD, place)
         with capture_inputs(modules) as inputs, capture_output(adapter.layer(last), stop=True) as states:
             forward(adapter.backbone, input_ids=ids, attention_mask=mask, use_cache=False)
         at = torch.arange(len(batch), device=place), mask.sum(1) - 1
@@ -83,7 +82,7 @@ class Ascent:
         token_budget: int = DEFAULT_TOKEN_BUDGET,
     ) -> None:
         self.adapter, self.contexts, self.last, self.token_budget = adapter, contexts, last, token_budget
-        self.rows, self.pad = _rows(tokenizer, requests, contexts), pad_id(tokenizer)
+        self.rows = _rows(tokenizer, requests, contexts)
         self.climbs: list[_Climb] = []
 
     @torch.no_grad()
@@ -98,7 +97,7 @@ class Ascent:
             def run(batch: list[int]) -> None:
                 texts = [self.rows[i] for i in batch]
                 climb, found[layer][batch], outputs[batch] = _Climb.begin(
-                    self.adapter, batch, texts, self.pad, layer, self.last
+                    self.adapter, batch, texts, layer, self.last
                 )
                 self.climbs.append(climb)
 
@@ -124,10 +123,10 @@ class _Climb:
 
     @classmethod
     def begin(
-        cls, adapter: Adapter, rows: list[int], texts: Sequence[Sequence[int]], pad: int, layer: int, last: int
+        cls, adapter: Adapter, rows: list[int], texts: Sequence[Sequence[int]], layer: int, last: int
     ) -> tuple[_Climb, Tensor, Tensor]:
         """Run ``texts`` from the bottom to ``last``; also the keys (B, d_in) at ``layer`` and the outputs (B, d)."""
-        ids, mask = right_pad(texts, pad, adapter.device)
+        ids, mask = right_pad(texts, PAD, adapter.device)
         layers = range(layer, last + 1)
         with (
             capture_calls([adapter.layer(i) for i in layers]) as calls,

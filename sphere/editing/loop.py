@@ -38,7 +38,7 @@ from sphere.geometry.energy import Energy, measure_energy
 from sphere.models.adapters import adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET
 from sphere.models.precision import dtype_name, widened
-from sphere.models.tokens import encode_many, pad_id
+from sphere.models.tokens import PAD, encode_many
 
 Made = dict[int, tuple[LayerProblem, Solution]]
 """Layer -> what a closed-form solver was given and gave back, until the batch is applied."""
@@ -286,11 +286,14 @@ class Editor:
             with clock("keys"):
                 seen = ascent.at(i) if spread else self._keys_and_outputs(requests, [i], i)
             with clock("solve"), self._calling(solver):
+                left = len(self.layers) - number if spread else 1
+                wanted = (targets[at] - seen.outputs) / left  # (d, n) of the residual stream
+                outputs = self.adapter.output(i, seen.bare_keys[i])
                 problem = LayerProblem(
                     weight=current[i],
                     keys=seen.keys[i],
                     bare_keys=seen.bare_keys[i],
-                    residuals=(targets[at] - seen.outputs) / (len(self.layers) - number if spread else 1),
+                    residuals=self.adapter.sent(i, outputs.T, wanted.T).T,
                     pretrained=self.pretrained[i],
                     prepared=self.prepared[i],
                     memory=self.state.memory.get(i, {}),
@@ -345,7 +348,7 @@ class Editor:
                 batch,
                 prepared=self.prepared[i],
                 memory=self.state.memory.get(i, {}),
-                pad_id=pad_id(self.tokenizer),
+                pad_id=PAD,
                 device=self.adapter.device,
                 generator=generator,
             )

@@ -91,6 +91,21 @@ class Method:
         return frozenset(need for component in (self.solver, *self.postprocess) for need in component.needs)
 
     @property
+    def search(self) -> dict[str, tuple[Any, ...]]:
+        """What a search tries of each setting; of target values', by ``values.KEY``."""
+        found: dict[str, tuple[Any, ...]] = {"values.lr": (0.1, 0.5), "values.clamp_norm_factor": (0.75, 1.5, 3.0)}
+        found = found if self.reads_targets else {}
+        for component in (self.solver, *self.postprocess):
+            found |= component.search
+        return found
+
+    @property
+    def remarks(self) -> list[str]:
+        """What its solver and post-processes say of defaults that were taken."""
+        said = (component.remark for component in (self.solver, *self.postprocess))
+        return [f"{self.name} {remark}" for remark in said if remark]
+
+    @property
     def needs_statistics(self) -> bool:
         """Whether it takes key second moments."""
         return bool(self.needs & {"second_moment", "key_spectrum", "output_moment"})

@@ -9,6 +9,7 @@ The recording is of the layers' own calls, so it knows nothing of the architectu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,11 +103,12 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Re
         real[i, start : start + len(row.ids)] = True
     ids, real = ids.to(adapter.device), real.to(adapter.device)
     positions = (real.cumsum(1) - 1).clamp_min(0)  # (B, S)
-    mask = _attention_mask(real, adapter.dtype)  # (B, 1, S, S)
+    mask = _attention_mask(real, adapter.dtype, window=None)  # (B, 1, S, S)
 
     upper = list(adapter.layers[layer + 1 :])
     cache = DynamicCache()
     with (
+        _windows(adapter, real),
         capture_calls(upper) as calls,
         capture_output(adapter.layer(layer)) as states,
         capture_output(adapter.projection(layer)) as outputs,
@@ -131,10 +133,34 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Re
     return Replay(states[0][:, width:].clone(), outputs[0][:, width].clone(), upper, arguments, prefixes, names)
 
 
-def _attention_mask(real: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive causal mask (B, 1, S, S); a padding column sees itself alone, so that no row of it is empty."""
+@contextmanager
+def _windows(adapter: Adapter, real: Tensor) -> Iterator[None]:
+    """Each layer that sees a window gets its own mask: the model hands a given mask on as it is to all of them."""
+    handles = []
+    for i, module in enumerate(adapter.layers):
+        if (window := adapter.window(i)) is not None and window < real.shape[1]:
+            mask = _attention_mask(real, adapter.dtype, window=window)
+            handles.append(module.register_forward_pre_hook(_masked_by(mask), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _masked_by(mask: Tensor) -> Any:
+    return lambda _module, args, kwargs: (args, kwargs | {"attention_mask": mask})
+
+
+def _attention_mask(real: Tensor, dtype: torch.dtype, *, window: int | None) -> Tensor:
+    """Additive causal mask (B, 1, S, S), of the last ``window`` columns if given (a row's tokens stand side by side).
+
+    A padding column sees itself alone, so that no row of it is empty.
+    """
     size = real.shape[1]
     allowed = torch.ones(size, size, dtype=torch.bool, device=real.device).tril() & real.unsqueeze(1)  # (B, S, S)
+    if window is not None:
+        allowed = allowed & torch.ones_like(allowed).triu(1 - window)
     allowed = allowed | torch.eye(size, dtype=torch.bool, device=real.device)
     mask = torch.zeros(allowed.shape, dtype=dtype, device=real.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min).unsqueeze(1)

@@ -5,6 +5,8 @@ S = E[g g^T], g the gradient of the text's loss at a layer's output: the other f
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +23,7 @@ from sphere.files import write_atomically
 from sphere.models.adapters import Adapter
 from sphere.models.batching import CHUNK, DEFAULT_TOKEN_BUDGET, KEPT_SHARE, run_in_batches
 from sphere.models.hooks import capture_inputs, forward
-from sphere.models.tokens import pad_id, right_pad
+from sphere.models.tokens import PAD, right_pad
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class Statistics:
     """How many tokens C was taken over."""
     output_moments: dict[int, Tensor] = field(default_factory=dict)
     """Layer -> S (d_out, d_out) float64, likewise divided by the token count; empty unless gradients were taken."""
+    held_out: int = 0
+    """How many tokens were kept out of it; not saved."""
+
+    @property
+    def summary(self) -> str:
+        return f"key statistics from {self.tokens} tokens, {self.held_out} kept out of them"
 
     def save(self, path: Path) -> None:
         """Write the statistics as one safetensors file, the same bytes whenever they are the same.
@@ -62,15 +70,36 @@ class Statistics:
 
 
 def read_documents(path: str | Path) -> list[str]:
-    """The documents of a text file, separated by blank lines."""
+    """The documents of a file: of .jsonl the ``text`` of each line, else the parts between blank lines, or the lines.
+
+    A line of white space is blank. Where no line is, each line is a document.
+    """
+    path = Path(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"corpus {path} cannot be read as UTF-8 text: {error}") from error
-    documents = [part.strip() for part in text.split("\n\n") if part.strip()]
+    if path.suffix == ".jsonl":
+        lines = [(i, line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+        parts = [_text_of(line, f"corpus {path}: line {i}") for i, line in lines]
+    else:
+        parts = re.split(r"\n\s*\n", text.strip())
+        parts = parts if len(parts) > 1 else text.splitlines()
+    documents = [part.strip() for part in parts if part.strip()]
     if not documents:
-        raise InputError(f"corpus {path} has no text: give documents separated by blank lines")
+        raise InputError(f"corpus {path} has no text: give documents separated by blank lines, or .jsonl")
     return documents
+
+
+def _text_of(line: str, where: str) -> str:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where} is not JSON ({error}): give one object a line") from None
+    text = found.get("text") if isinstance(found, dict) else None
+    if not isinstance(text, str):
+        raise InputError(f'{where} has no text: give lines such as {{"text": "..."}}')
+    return text
 
 
 @torch.no_grad()
@@ -89,14 +118,16 @@ def collect_statistics(
 
     With ``gradients`` S is taken too, and the pass goes through the whole model, and back.
 
-    Documents are cut at ``max_length`` tokens, or what the model takes. The last documents, up to ``probe_keys`` keys
-    and never more than a tenth of all, are kept out of C. float32 products, float64 sums.
-    Raises InputError if there is no text, NumericalError if a moment is not finite.
+    Documents are cut into pieces of ``max_length`` tokens, or what the model takes. The last pieces, up to
+    ``probe_keys`` keys and never more than a tenth of all, are kept out of C. float32 products, float64 sums.
+    Raises InputError if there is no text or a token that the model lacks, NumericalError if a moment is not finite.
     """
     layers = sorted(set(layers))
     max_length = min(max_length, getattr(adapter.model.config, "max_position_embeddings", max_length))
     found = tokenizer(list(documents), truncation=False)["input_ids"] if documents else []
-    rows = [tuple(ids[:max_length]) for ids in found if ids]
+    for text, ids in zip(documents, found, strict=True):
+        adapter.check_known(ids, text, tokenizer)
+    rows = [tuple(ids[i : i + max_length]) for ids in found for i in range(0, len(ids), max_length)]
     if not rows:
         raise InputError("the corpus for key statistics has no text: give at least one document")
     held = _held_out(rows, probe_keys)
@@ -107,10 +138,9 @@ def collect_statistics(
     probes = {i: torch.zeros(size[i], 0, **exact) for i in layers}
     width = adapter.model.config.hidden_size
     curved = {i: torch.zeros(width, width, **exact) for i in layers if gradients}
-    pad = pad_id(tokenizer)
 
     def keys(batch: list[int]) -> dict[int, Tensor]:
-        ids, mask = right_pad([rows[i] for i in batch], pad, adapter.device)
+        ids, mask = right_pad([rows[i] for i in batch], PAD, adapter.device)
         with capture_inputs(modules, stop_after=layers[-1]) as seen:
             forward(adapter.backbone, input_ids=ids, attention_mask=mask, use_cache=False)
         real = mask.bool()
@@ -119,7 +149,7 @@ def collect_statistics(
     def add(batch: list[int]) -> None:
         seen, sloped = keys(batch), dict[int, Tensor]()
         if gradients:
-            sloped = output_gradients(adapter, [rows[i] for i in batch], layers, pad=pad)
+            sloped = output_gradients(adapter, [rows[i] for i in batch], layers, pad=PAD)
         products = [(sums[i], _product(k)) for i, k in seen.items()] + [
             (curved[i], _product(g)) for i, g in sloped.items()
         ]
@@ -132,7 +162,7 @@ def collect_statistics(
     if held:
         for i, seen in keys(list(range(kept, len(rows)))).items():
             probes[i] = seen[:probe_keys].double().T
-    tokens = sum(len(row) for row in rows[:kept])
+    tokens, out = (sum(map(len, some)) for some in (rows[:kept], rows[kept:]))
     for i in layers:
         if not torch.isfinite(sums[i]).all():
             raise NumericalError(f"key statistics of layer {i} are not finite: load the model in a wider dtype")
@@ -141,7 +171,7 @@ def collect_statistics(
         if not torch.isfinite(total).all():
             raise NumericalError(f"text's gradients at layer {i} are not finite: load the model in a wider dtype")
         total /= tokens
-    return Statistics(sums, probes, tokens, curved)
+    return Statistics(sums, probes, tokens, curved, out)
 
 
 def _product(rows: Tensor) -> Tensor:
@@ -191,7 +221,7 @@ def output_gradients(
 
 
 def _held_out(rows: Sequence[Sequence[int]], wanted: int) -> int:
-    """How many documents at the end to keep out of C."""
+    """How many pieces at the end to keep out of C."""
     count = tokens = 0
     while tokens < wanted and count < len(rows) // 10:
         count += 1

@@ -21,7 +21,7 @@ from sphere.editing.replay import Row, record
 from sphere.errors import InputError, NumericalError
 from sphere.models.adapters import Adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
-from sphere.models.tokens import Encoded, encode_many, pad_id
+from sphere.models.tokens import PAD, Encoded, encode_many
 
 KL_PROMPT = "{} is a"
 """Its next-token distribution at the subject's last token is kept close to the unedited one."""
@@ -99,26 +99,26 @@ class _Optimisation:
         layer: int,
         settings: ValueSettings,
     ) -> None:
-        self.adapter, self.settings, self.requests = adapter, settings, requests
-        pad = pad_id(tokenizer)
+        self.adapter, self.settings, self.requests, self.layer = adapter, settings, requests, layer
         rows = [row for group in encoded for row in group]
         self.count = len(encoded[0])  # contexts a request
         device = adapter.device
-        self.texts = record(adapter, [Row(row.ids[:-1], _pivot(row)) for row in rows], layer=layer, pad=pad)
+        self.texts = record(adapter, [Row(row.ids[:-1], _pivot(row)) for row in rows], layer=layer, pad=PAD)
         self.labels = _Labels.of(rows, device)
         prompts = encode_many(tokenizer, [(KL_PROMPT.replace("{}", r.subject), None, len(r.subject)) for r in requests])
         self.prompts = record(
-            adapter, [Row(row.ids[: _pivot(row) + 1], _pivot(row)) for row in prompts], layer=layer, pad=pad
+            adapter, [Row(row.ids[: _pivot(row) + 1], _pivot(row)) for row in prompts], layer=layer, pad=PAD
         )
         self.dtype = torch.promote_types(adapter.dtype, torch.float32)
         with torch.no_grad():
             self.clean = self._log_probabilities(self.prompts.run(self.prompts.tail[:, 0])[:, 0])  # (n, V)
         self.initial = self.texts.tail[:: self.count, 0].to(self.dtype)  # (n, d): the bare context comes first
-        measured = self.texts.outputs[:: self.count].to(self.dtype) if settings.relative_to == "mlp" else self.initial
+        self.outputs = self.texts.outputs[:: self.count].to(self.dtype)  # (n, d) of the MLP, there
+        measured = adapter.arrives(layer, self.outputs) if settings.relative_to == "mlp" else self.initial
         self.scale = measured.norm(dim=1)  # (n,) what clamp and decay are relative to
 
     def run(self) -> Targets:
-        start, n = self.initial, len(self.initial)
+        start, outputs, n = self.initial, self.outputs, len(self.initial)
         device = self.adapter.device
         delta = torch.zeros_like(start)
         final, losses = delta.clone(), torch.full((n,), torch.inf, device=device, dtype=self.dtype)
@@ -149,7 +149,8 @@ class _Optimisation:
             delta = delta * (limit[here] / delta.norm(dim=1, keepdim=True).clamp_min(1e-12)).clamp_max(1.0)
             steps[here] += 1
             final[here] = delta
-        return Targets((start + final).T.double(), losses.float().cpu(), steps.cpu())
+        reached = self.adapter.reachable(self.layer, outputs, final)
+        return Targets((start + reached).T.double(), losses.float().cpu(), steps.cpu())
 
     @torch.enable_grad()
     def _loss(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,7 +159,8 @@ class _Optimisation:
         It is where each of its tokens is the likeliest behind those before it, in every context (arXiv 2502.01636).
         """
         delta = delta.detach().requires_grad_(True)
-        spread = delta.repeat_interleave(self.count, dim=0)
+        moved = self.adapter.reachable(self.layer, self.outputs, delta)
+        spread = moved.repeat_interleave(self.count, dim=0)
         clean = self.texts.tail[:, 0]
         states = self.texts.run(clean + spread.to(clean.dtype))  # (n * contexts, T, d)
         log_p = self._log_probabilities(states[self.labels.row, self.labels.column])  # (labels, V)
@@ -171,7 +173,7 @@ class _Optimisation:
         missed = torch.zeros(len(states), device=nll.device, dtype=torch.long).index_add(0, self.labels.row, missed)
         likeliest = missed.view(-1, self.count).sum(1) == 0
         clean = self.prompts.tail[:, 0]
-        after = self._log_probabilities(self.prompts.run(clean + delta.to(clean.dtype))[:, 0])
+        after = self._log_probabilities(self.prompts.run(clean + moved.to(clean.dtype))[:, 0])
         kl = (after.exp() * (after - self.clean)).sum(1)  # after || before, ROME's equation 4
         decay = delta.norm(dim=1) / self.scale**2
         loss = loss + self.settings.kl_factor * kl + self.settings.weight_decay * decay
@@ -179,7 +181,7 @@ class _Optimisation:
         return loss.detach(), gradient, likeliest
 
     def _log_probabilities(self, states: Tensor) -> Tensor:
-        logits = self.adapter.head(self.adapter.final_norm(states))
+        logits = self.adapter.logits(self.adapter.final_norm(states))
         return logits.to(self.dtype).log_softmax(-1)
 
     def _keep(self, keep: Tensor) -> None:
@@ -187,6 +189,7 @@ class _Optimisation:
         rows = (keep[:, None] * self.count + torch.arange(self.count, device=keep.device)).flatten()
         self.texts, self.labels = self.texts.select(rows), self.labels.select(rows)
         self.prompts, self.clean, self.scale = self.prompts.select(keep), self.clean[keep], self.scale[keep]
+        self.outputs = self.outputs[keep]
 
 
 def _pivot(row: Encoded) -> int:

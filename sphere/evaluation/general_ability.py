@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sphere.data.facts.tasks import TASK_FAMILIES as FACTS_FAMILIES
 from sphere.data.world.tasks import TASK_FAMILIES as WORLD_FAMILIES
 from sphere.errors import InputError
+from sphere.models.adapters import adapter
 
 TASK_FAMILIES = {
     **WORLD_FAMILIES,
@@ -80,12 +81,26 @@ def evaluate_tasks(
             if num_fewshot is not None or task.get_config("num_fewshot") is None:
                 task.set_config(key="num_fewshot", value=num_fewshot or 0)
             task.set_fewshot_seed(seed=seed)
-        # the harness gives the tokenizer a padding token, so it gets its own
-        harness_model = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=batch_size)
+        harness_model = HFLM(pretrained=model, tokenizer=_complete(tokenizer, model), batch_size=batch_size)
         outcome = evaluate(
             lm=harness_model, task_dict={"tasks": loaded}, limit=limit, bootstrap_iters=_BOOTSTRAP, log_samples=False
         )
     return pd.DataFrame([_row(task, outcome) for task in loaded], columns=list(COLUMNS))
+
+
+def _complete(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """A copy with an end and a padding token that the model has, for the harness needs both.
+
+    Where there is no end token, or it is beyond the embedding, the model's own or else token 0 stands for it.
+    """
+    own, known = copy.deepcopy(tokenizer), adapter(model).vocabulary
+    if own.eos_token_id is None or own.eos_token_id >= known:
+        ends = model.config.eos_token_id
+        end = ends[0] if isinstance(ends, list) and ends else ends
+        own.eos_token = own.convert_ids_to_tokens(end if isinstance(end, int) and end < known else 0)
+    if own.pad_token_id is None or own.pad_token_id >= known:
+        own.pad_token = own.eos_token
+    return own
 
 
 _BOOTSTRAP = 100

@@ -21,6 +21,7 @@ from sphere.errors import InputError
 from sphere.files import read_json
 from sphere.models.adapters import Adapter, adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
+from sphere.models.precision import finite
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def continue_rows(
     pad: int,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     seed: int | None = None,
+    refuse: bool = True,
 ) -> list[tuple[int, ...]]:
     """Each row followed by ``new_tokens`` tokens, one at a time: the likeliest, or, with a ``seed``, sampled.
 
@@ -72,6 +74,7 @@ def continue_rows(
     seed, the row itself and the model alone. No token ends a generation, as in the published measure of fluency: an end
     token is followed by whatever comes next. Rows are padded on the left with explicit masks and positions, so a row's
     neighbours in a batch change nothing. The continuation is cut where the model has no more positions.
+    NumericalError if ``refuse`` and a logit is not finite.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     parts = adapter(model)
@@ -89,7 +92,7 @@ def continue_rows(
         count = max(wanted[i] for i in batch)
         draws = None if seed is None else torch.tensor(np.stack([_draws(seed, rows[i], count) for i in batch]))
         for number in range(count):
-            logits = _next_logits(parts, ids, mask, positions, cache)
+            logits = finite(_next_logits(parts, ids, mask, positions, cache), refuse).float()
             ids = logits.argmax(-1, keepdim=True) if draws is None else _sampled(logits, draws[:, number])  # (B, 1)
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             positions = (positions[:, -1:] + 1).clamp(max=limit and limit - 1)  # a full row runs on, unused
@@ -113,11 +116,12 @@ def continue_until(
     new_tokens: int,
     pad: int,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
+    refuse: bool = True,
 ) -> list[tuple[int, ...]]:
     """The likeliest continuation of each row alone, until it has ``ended`` or has ``new_tokens`` tokens.
 
     ``ended`` is told a row's index and its continuation so far, after each token. A row that has ended leaves its
-    batch; padding and the end of the model's positions are as in ``continue_rows``.
+    batch; padding, the end of the model's positions and what is not finite are as in ``continue_rows``.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     parts = adapter(model)
@@ -132,7 +136,7 @@ def continue_until(
             ids, mask = _left_pad([rows[i] for i in going], pad, parts.device)
             positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
         while going:
-            ids = _next_logits(parts, ids, mask, positions, cache).argmax(-1, keepdim=True)  # (B, 1)
+            ids = finite(_next_logits(parts, ids, mask, positions, cache), refuse).argmax(-1, keepdim=True)  # (B, 1)
             for i, token in zip(going, ids[:, 0].tolist(), strict=True):
                 said[i].append(token)
             left = [k for k, i in enumerate(going) if len(said[i]) < wanted[i] and not ended(i, said[i])]
@@ -150,12 +154,11 @@ def continue_until(
 
 
 def _next_logits(parts: Adapter, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    """Logits of the token behind each row, (B, V) float32; ``cache`` takes in the new positions."""
+    """Logits of the token behind each row, (B, V); ``cache`` takes in the new positions."""
     state = parts.backbone(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     ).last_hidden_state
-    logits: Tensor = parts.head(state[:, -1]).float()
-    return logits
+    return parts.logits(state[:, -1])
 
 
 def _draws(seed: int, row: Sequence[int], count: int) -> NDArray[np.float64]:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -43,7 +44,8 @@ from sphere.evaluation.generation import (
 from sphere.evaluation.strict import STRICT, Accepted, answered
 from sphere.models.adapters import Adapter, adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
-from sphere.models.tokens import Encoded, encode_many, pad_id, right_pad
+from sphere.models.precision import finite
+from sphere.models.tokens import PAD, Encoded, encode_many, right_pad
 
 FAMILIES = ("success", "accuracy", "token_accuracy", "generation", *STRICT.values(), "belief")
 METRICS = ("efficacy", "generalization", "specificity")
@@ -81,6 +83,7 @@ def evaluate_requests(
     strict: StrictSettings | None = None,
     belief: bool = True,
     progress: Callable[[int, int], None] | None = None,
+    refuse: bool = True,
 ) -> pd.DataFrame:
     """Evaluate ``model`` on ``requests``: one row a record in their order, with the columns ``COLUMNS``.
 
@@ -88,17 +91,19 @@ def evaluate_requests(
     such prompts or, for what needs generations, none were asked for. ``tfidf`` weighs the words of consistency;
     without it, it is fitted on the reference texts of ``requests``. ``progress`` is told (targets scored, targets in
     all) by teacher forcing.
+    Raises NumericalError if a logit is not finite; without ``refuse`` it counts as a miss, as a diverged edit's does.
     """
     pairs = sorted({pair for request in requests for pair in _pairs(request)})
-    scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress)
+    scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress, refuse=refuse)
     scores = dict(zip(pairs, scored, strict=True))
     rows = [_teacher_forced(request, scores) | (_beliefs(request, scores) if belief else {}) for request in requests]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame = frame.astype({column: "int64" if column == "case_id" else "float64" for column in COLUMNS})
+    whole = "int64" if all(abs(request.case_id) < 2**63 for request in requests) else "object"
+    frame = frame.astype({column: whole if column == "case_id" else "float64" for column in COLUMNS})
     if generation is not None:
-        _add_generations(frame, model, tokenizer, requests, generation, tfidf, token_budget)
+        _add_generations(frame, model, tokenizer, requests, generation, tfidf, token_budget, refuse)
     if strict is not None:
-        _add_strict(frame, model, tokenizer, requests, strict, token_budget)
+        _add_strict(frame, model, tokenizer, requests, strict, token_budget, refuse)
     return frame
 
 
@@ -109,6 +114,7 @@ def score_targets(
     *,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     progress: Callable[[int, int], None] | None = None,
+    refuse: bool = True,
 ) -> list[TargetScore]:
     """Score each (prompt, target) of ``pairs`` under teacher forcing, in their order.
 
@@ -120,15 +126,14 @@ def score_targets(
     for (prompt, _), item in zip(pairs, encoded, strict=True):
         if not item.target_start:  # 0 or None: nothing predicts the target's first token
             raise InputError(f"prompt {prompt!r} has no token before its target: give a longer prompt")
-        parts.check_length(len(item.ids), prompt)
+        parts.check_row(item.ids, prompt, tokenizer)
     rows, members = _shared_rows([item.ids[:-1] for item in encoded])
-    pad = pad_id(tokenizer)
     found: dict[int, TargetScore] = {}
 
     def run(batch: list[int]) -> None:
         owned = [(slot, i) for slot, row in enumerate(batch) for i in members[row]]
-        hidden = _hidden(parts, [rows[row] for row in batch], pad)
-        found.update(_score_hidden(parts, hidden, owned, encoded))
+        hidden = _hidden(parts, [rows[row] for row in batch])
+        found.update(_score_hidden(parts, hidden, owned, encoded, refuse))
         if progress is not None:
             progress(len(found), len(encoded))
 
@@ -152,9 +157,9 @@ def _shared_rows(inputs: Sequence[tuple[int, ...]]) -> tuple[list[tuple[int, ...
     return rows, members
 
 
-def _hidden(parts: Adapter, rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+def _hidden(parts: Adapter, rows: Sequence[Sequence[int]]) -> Tensor:
     """Final hidden states of right-padded ``rows``, (B, T, d)."""
-    ids, mask = right_pad(rows, pad, parts.device)
+    ids, mask = right_pad(rows, PAD, parts.device)
     positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
     state = parts.backbone(
         input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
@@ -164,7 +169,7 @@ def _hidden(parts: Adapter, rows: Sequence[Sequence[int]], pad: int) -> Tensor:
 
 
 def _score_hidden(
-    parts: Adapter, hidden: Tensor, owned: Sequence[tuple[int, int]], encoded: Sequence[Encoded]
+    parts: Adapter, hidden: Tensor, owned: Sequence[tuple[int, int]], encoded: Sequence[Encoded], refuse: bool
 ) -> dict[int, TargetScore]:
     """Scores of the (row of ``hidden``, index into ``encoded``) pairs, with logits at target positions only."""
     slots: list[int] = []
@@ -182,7 +187,7 @@ def _score_hidden(
     wanted = torch.tensor(targets, device=hidden.device)
     nll, matches = [], []
     for chunk, target in zip(states.split(_POSITIONS_AT_ONCE), wanted.split(_POSITIONS_AT_ONCE), strict=True):
-        logits = parts.head(chunk).float()  # (n, V)
+        logits = finite(parts.logits(chunk), refuse).float()  # (n, V)
         nll.append(logits.logsumexp(-1) - logits.gather(1, target[:, None])[:, 0])
         matches.append(logits.argmax(-1) == target)
     losses, hits = torch.cat(nll).double().cpu(), torch.cat(matches).cpu()
@@ -261,12 +266,14 @@ def _add_strict(
     requests: Sequence[EditRequest],
     settings: StrictSettings,
     token_budget: int,
+    refuse: bool,
 ) -> None:
     """Fill the strict families of the chosen rows of ``frame`` in place."""
     chosen = {i: _accepted(requests[i]) for i in evenly(len(requests), settings.records)}
     asked = [each for wanted in chosen.values() for several in wanted.values() for each in several]
     for form in settings.forms:
-        right = answered(model, tokenizer, asked, form=form, tokens=settings.tokens, token_budget=token_budget)
+        how: Any = {"form": form, "tokens": settings.tokens, "token_budget": token_budget, "refuse": refuse}
+        right = answered(model, tokenizer, asked, **how)
         for i, wanted in chosen.items():
             for metric, several in wanted.items():
                 frame.loc[i, f"{STRICT[form]}_{metric}"] = _share(right[each] for each in several)
@@ -280,14 +287,15 @@ def _add_generations(
     settings: GenerationSettings,
     tfidf: TfidfVectorizer | None,
     token_budget: int,
+    refuse: bool,
 ) -> None:
     """Fill the generation family, fluency and consistency of the chosen rows of ``frame`` in place."""
     chosen = settings.chosen(len(requests))
     some = [requests[i] for i in chosen]
-    texts = _texts(model, tokenizer, some, settings, token_budget)
+    texts = _texts(model, tokenizer, some, settings, token_budget, refuse)
     if tfidf is None and (known := [text for request in requests for text in request.references]):
         tfidf = fit_tfidf(known)
-    begins = _begins(model, tokenizer, some, token_budget) if settings.family else {}
+    begins = _begins(model, tokenizer, some, token_budget, refuse) if settings.family else {}
     for i, request in zip(chosen, some, strict=True):
         if settings.family:
             for metric, asked in _asked(request).items():
@@ -305,18 +313,26 @@ def _texts(
     requests: Sequence[EditRequest],
     settings: GenerationSettings,
     token_budget: int,
+    refuse: bool,
 ) -> dict[str, str]:
     """Each generation prompt with its sampled continuation; repeated prompts run once."""
     prompts = sorted({prompt for request in requests for prompt in request.generation_prompts})
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt in prompts])]
+    for prompt, row in zip(prompts, rows, strict=True):
+        adapter(model).check_row(row, prompt, tokenizer)
     new_tokens = [settings.length - len(row) for row in rows]
-    pad = pad_id(tokenizer)
-    done = continue_rows(model, rows, new_tokens=new_tokens, pad=pad, token_budget=token_budget, seed=settings.seed)
+    done = continue_rows(
+        model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, seed=settings.seed, refuse=refuse
+    )
     return dict(zip(prompts, _decoded(tokenizer, done, skip_special_tokens=True), strict=True))
 
 
 def _begins(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], token_budget: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    token_budget: int,
+    refuse: bool,
 ) -> dict[Pair, bool]:
     """For each (prompt, wanted target), whether the greedy continuation of the prompt begins with the target.
 
@@ -326,7 +342,7 @@ def _begins(
     whole = encode_many(tokenizer, [(prompt, target, None) for prompt, target in pairs])
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt, _ in pairs])]
     new_tokens = [2 * (len(item.ids) - (item.target_start or 0)) for item in whole]
-    done = continue_rows(model, rows, new_tokens=new_tokens, pad=pad_id(tokenizer), token_budget=token_budget)
+    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, refuse=refuse)
     texts = _decoded(tokenizer, done, skip_special_tokens=False)
     wanted = _decoded(tokenizer, [item.ids for item in whole], skip_special_tokens=False)
     return {pair: text.startswith(want) for pair, text, want in zip(pairs, texts, wanted, strict=True)}

@@ -23,7 +23,7 @@ from sphere.errors import InputError
 from sphere.files import read_json
 from sphere.models.adapters import Adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
-from sphere.models.tokens import pad_id, right_pad
+from sphere.models.tokens import PAD, right_pad
 
 COLUMNS = ("metric", "value", "stderr", "n")
 METRICS = ("bits_per_byte", "kl", "top1")
@@ -84,7 +84,7 @@ def states_of(
     found: dict[int, Tensor] = {}
 
     def run(batch: list[int]) -> None:
-        ids, mask = right_pad([texts[i].ids for i in batch], pad_id(tokenizer), parts.device)
+        ids, mask = right_pad([texts[i].ids for i in batch], PAD, parts.device)
         hidden = parts.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, d)
         for row, i in enumerate(batch):
             found[i] = hidden[row, : len(texts[i].ids) - 1].clone()
@@ -126,8 +126,7 @@ def compare(
 
 def _log_probabilities(parts: Adapter, states: Tensor) -> Tensor:
     """log P (n, V) of the next token behind each of ``states`` (n, d), in float32."""
-    logits: Tensor = parts.head(states)
-    return logits.float().log_softmax(-1)
+    return parts.logits(states).float().log_softmax(-1)
 
 
 def _ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sphere.config.evaluation import PromptForm
 from sphere.evaluation.generation import continue_until
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET
-from sphere.models.tokens import encode_many, pad_id
+from sphere.models.tokens import PAD, encode_many
 
 STRICT: Mapping[PromptForm, str] = {"bare": "strict", "question": "strict_question"}
 """The form in which a prompt is put -> the family of its scores."""
@@ -46,8 +46,12 @@ def answered(
     form: PromptForm,
     tokens: int,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
+    refuse: bool = True,
 ) -> dict[tuple[str, Accepted], bool]:
-    """For each (prompt, accepted answers) whether the model's whole answer is one of them; a prompt runs once."""
+    """For each (prompt, accepted answers) whether the model's whole answer is one of them; a prompt runs once.
+
+    NumericalError if ``refuse`` and a logit is not finite.
+    """
     asked = sorted(set(asked))
     prompts = sorted({prompt for prompt, _ in asked})
     inside = {prompt: 0 for prompt in prompts}  # characters in which an accepted answer has full stops of its own
@@ -62,7 +66,9 @@ def answered(
     def ended(number: int, ids: Sequence[int]) -> bool:
         return ids[-1] in ends or _END.search(said(ids), inside[prompts[number]]) is not None
 
-    done = continue_until(model, rows, ended, new_tokens=tokens, pad=pad_id(tokenizer), token_budget=token_budget)
+    done = continue_until(
+        model, rows, ended, new_tokens=tokens, pad=PAD, token_budget=token_budget, refuse=refuse
+    )
     texts = {
         prompt: said(ids[:-1] if ids and ids[-1] in ends else ids) for prompt, ids in zip(prompts, done, strict=True)
     }

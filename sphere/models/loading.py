@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import io
+import json
+import logging
 import re
 import sys
-from contextlib import nullcontext, redirect_stderr
+from contextlib import nullcontext, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sphere.errors import InputError
+from sphere.models.adapters import adapter, known_family, quantised
+from sphere.models.checks import check_arrival
+from sphere.models.precision import dtype_name
 
+LOG = logging.getLogger(__name__)
 GGUF = b"GGUF"
 """What a GGUF file begins with."""
+
+
+DTYPES = ("F64", "F32", "F16", "BF16")
+"""What safetensors calls the dtypes that weights may be stored in."""
+ARITHMETIC = {torch.bfloat16: ("avx512_bf16", "amx_bf16", "bf16"), torch.float16: ("avx512_fp16", "fp16_arith")}
+"""What processors that compute in it say they have."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +61,10 @@ def load(
     """Load a causal language model and its tokenizer for editing, in evaluation mode.
 
     ``path`` is a folder in Hugging Face's layout (safetensors only) or a GGUF file, whose weights are dequantised.
-    ``dtype`` is a torch dtype's name or None for the checkpoint's own (GGUF: float32). ``trust_remote_code`` runs
-    Python that the folder brings with it, and warns of it. Raises InputError if the folder, a file in it, the dtype or
-    the device cannot be used, or if weights are missing.
+    ``dtype`` is a torch dtype's name or None for the checkpoint's own (GGUF: float32; a half-precision one on a
+    processor that does not compute in it: float32, which is said). ``trust_remote_code`` runs Python that the folder
+    brings with it, and warns of it. Raises InputError if the folder, a file in it, the dtype or the device cannot be
+    used, if weights are missing or quantised, or if no family fits the model (``known_family``, ``check_arrival``).
     """
     path = Path(path)
     gguf = is_gguf(path)
@@ -61,6 +76,8 @@ def load(
     place = resolve_device(device)
     if trust_remote_code:
         print(f"warning: {path} may run its own code, since its model file says trust_remote_code", file=sys.stderr)
+    if not gguf:
+        _check_config(path, trust_remote_code=trust_remote_code)
     where = path.parent if gguf else path
     how: dict[str, Any] = {"gguf_file": path.name} if gguf else {}
     try:
@@ -86,8 +103,79 @@ def load(
     absent = sorted({*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])})
     if absent:
         raise InputError(f"{path}: {absent[0]} is missing or has another shape than config.json says: check its files")
+    narrow = model.get_output_embeddings().weight.dtype
+    if dtype is None and place.type == "cpu" and not computes_in(narrow):
+        LOG.warning(f"{path}: {dtype_name(narrow)} taken as float32, much faster on this processor (dtype overrules)")
+        model.float()
     model.to(place).eval().requires_grad_(False)
+    parts = adapter(model)
+    check_arrival(parts, default_layers(parts.n_layers)[-1])
+    if not gguf:
+        _use_own_pipeline(tokenizer, path)
     return LoadedModel(model, tokenizer)
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """Layers 4 to 8 of 32, as MEMIT edits on Llama-sized models, scaled to ``depth`` and at least one."""
+    first, last = round(depth * 4 / 32), round(depth * 8 / 32)
+    return tuple(range(first, max(first + 1, last + 1)))
+
+
+def computes_in(dtype: torch.dtype) -> bool:
+    """Whether this machine's processor has arithmetic of its own for ``dtype``."""
+    if dtype.itemsize >= 4:
+        return True
+    there = torch.cpu.get_capabilities()
+    return any(there.get(unit, False) for unit in ARITHMETIC[dtype])
+
+
+def _check_config(path: Path, *, trust_remote_code: bool) -> None:
+    """Refuse what cannot be edited by config.json and the kinds of weights, before the weights are read."""
+    try:
+        plain = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be loaded as a causal language model ({error}): check its files") from error
+    if scheme := plain.get("quantization_config") or plain.get("compression_config"):
+        raise InputError(quantised(path, scheme))
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except Exception as error:  # whatever configuration classes raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"{path} cannot be loaded as a causal language model ({reason}): check its files") from error
+    for file in sorted(path.glob("*.safetensors")):
+        with suppress(SafetensorError), safe_open(str(file), framework="pt") as tensors:  # torn: said when it is read
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                if name.endswith("weight") and (kind := tensors.get_slice(name).get_dtype()) not in DTYPES:
+                    raise InputError(quantised(path, {"quant_method": f"weights stored as {kind}"}))
+    try:
+        known_family(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+PIPELINE = ("normalizer", "pre_tokenizer", "model", "decoder")
+"""What of a tokenizer turns text into tokens and back."""
+
+
+def _use_own_pipeline(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Put back what tokenizer.json says where AutoTokenizer built it anew from a class of its own, and say so.
+
+    What adds special tokens follows tokenizer_config.json where that speaks of it.
+    """
+    file, backend = path / "tokenizer.json", getattr(tokenizer, "_tokenizer", None)
+    if backend is None or not file.is_file():
+        return
+    own = Tokenizer.from_file(str(file))
+    mine, theirs = json.loads(backend.to_str()), json.loads(own.to_str())
+    wanted = [name for name in PIPELINE if mine[name] != theirs[name]]
+    settings = path / "tokenizer_config.json"
+    told = settings.read_text(encoding="utf-8") if settings.is_file() else ""
+    if mine["post_processor"] != theirs["post_processor"] and not re.search(r'"add_(bos|eos)_token"', told):
+        wanted.append("post_processor")
+    for name in wanted:
+        setattr(backend, name, getattr(own, name))
+    if wanted:
+        LOG.warning(f"{path}: tokenizer.json is used where its class would differ ({', '.join(wanted)})")
 
 
 def is_gguf(path: Path) -> bool:

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
+
+from sphere.errors import NumericalError
 
 
 @contextmanager
@@ -24,6 +27,17 @@ def widened(model: PreTrainedModel) -> Iterator[torch.dtype]:
     finally:
         for parameter, dtype in before:
             parameter.data = parameter.data.to(dtype)
+
+
+def finite(logits: Tensor, refuse: bool = True) -> Tensor:
+    """``logits`` themselves; if ``refuse``, NumericalError that names the dtype to take if one is not finite."""
+    if not refuse or torch.isfinite(logits).all():
+        return logits
+    if logits.dtype.itemsize < 4:
+        fix = "load it in float32 (--dtype float32, or dtype: float32 in its file in config/models/)"
+    else:
+        fix = "its weights are broken, or an edit has diverged"
+    raise NumericalError(f"the model's logits are not finite in {dtype_name(logits.dtype)}: {fix}")
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -15,6 +15,10 @@ from transformers import PreTrainedTokenizerBase
 
 from sphere.errors import InputError
 
+PAD = 0
+"""The token that fills padding. It is masked everywhere, so any that the model has serves: not the tokenizer's padding
+or end token, either of which may lie beyond the model's embedding."""
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -93,14 +97,6 @@ def _locate(
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids[target_start:]:
             raise InputError(f"the tokenizer cannot represent the target {target!r} of prompt {prompt!r}")
     return Encoded(ids, subject_last, target_start)
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """A token id to fill padding with; masked everywhere, so any id that the model has serves.
-
-    Not the padding token: a tokenizer is often given one that lies beyond the model's embedding.
-    """
-    return int(tokenizer.eos_token_id or 0)
 
 
 def right_pad(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sphere.errors import InputError, NumericalError, refused_by_machine
+from sphere.progress import telling
 from sphere.study.provenance import StaleArtifact, lineage, machine, record, same_settings
 
 
@@ -27,7 +28,7 @@ def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = 
     the job with one line and status 2, a full disk and the like with one line and status 1, anything else with a
     traceback and status 1; what the log does not take goes to the terminal.
     """
-    with _logged(snakemake.log) as say:
+    with _logged(snakemake.log, " ".join([snakemake.rule, *map(str, snakemake.wildcards)])) as say:
         try:
             settings = dict(snakemake.params.items())
             own = [path for name in sources for path in paths(snakemake.input.get(name))]
@@ -61,8 +62,11 @@ def paths(value: Any) -> list[Path]:
 
 
 @contextmanager
-def _logged(log: Iterable[str]) -> Iterator[Callable[[str], None]]:
-    """Send everything this process prints to the rule's log file; yields what says its last words."""
+def _logged(log: Iterable[str], name: str) -> Iterator[Callable[[str], None]]:
+    """Send everything this process prints to the rule's log file; yields what says its last words.
+
+    The progress of a long job ``name`` is a line in the run's own log too, now and then.
+    """
     path = next(iter(log), None)
     if path is None:
         yield partial(_say, terminal=2)
@@ -75,7 +79,8 @@ def _logged(log: Iterable[str]) -> Iterator[Callable[[str], None]]:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            yield partial(_say, terminal=kept[1])
+            with telling(lambda line: _write(kept[1], f"{name}: {line}")):
+                yield partial(_say, terminal=kept[1])
         finally:
             with suppress(OSError):  # what the log does not take stays in the buffers, and goes to the terminal
                 sys.stdout.flush()
@@ -92,6 +97,11 @@ def _opened(path: str) -> TextIO:
     except OSError as error:
         reason = refused_by_machine(error) or f"{error}: remove what is in its way"
         raise SystemExit(f"error: the log {path} cannot be written: {reason}") from None
+
+
+def _write(place: int, line: str) -> None:
+    with suppress(OSError):  # a run whose own log takes nothing goes on
+        os.write(place, f"{line}\n".encode(errors="backslashreplace"))
 
 
 def _say(text: str, *, terminal: int) -> None:

@@ -79,12 +79,15 @@ def edit_segment(
     if state is not None and state.stopped:
         print(f"the stream stopped after {state.position} edits: {state.stopped}", flush=True)
         return write(state)
+    chosen = resolve(method, hyperparameters=hyperparameters)
+    for remark in chosen.remarks:
+        print(remark, flush=True)
     loaded = load(model, **editing.load_settings())
     requests = load_requests(stream).requests
     editor = Editor(
         loaded.model,
         loaded.tokenizer,
-        resolve(method, hyperparameters=hyperparameters),
+        chosen,
         layers=editing.layers,
         values=editing.values,
         contexts=Contexts.read(contexts),
@@ -151,9 +154,9 @@ def evaluate_states(
 
     With ``records``, on so many of them, evenly spread; ``in_context``, with each one's new fact before its prompts.
 
-    A state of a stream that stopped before its checkpoint gets a CSV without rows. The word weights of consistency
-    come from ``word_weights`` (vocabulary and frequencies), or else from the whole stream's reference texts, so that
-    checkpoints compare.
+    A state of a stream that stopped before its checkpoint gets a CSV without rows; where its logits are not finite,
+    as a diverged edit's can be, it misses. The word weights of consistency come from ``word_weights`` (vocabulary and
+    frequencies), or else from the whole stream's reference texts, so that checkpoints compare.
     """
     loaded = load(model, **load_settings)
     requests = load_requests(stream, references=references).requests
@@ -173,6 +176,7 @@ def evaluate_states(
                 tfidf=tfidf,
                 strict=strict,
                 belief=belief,
+                refuse=state is None,
             )
         write_csv(frame, out)
         print(f"{out}: {len(frame)} records", flush=True)

@@ -17,7 +17,8 @@ import pandas as pd
 
 from sphere.config.model import EditSettings
 from sphere.config.tuning import SensitivitySettings, TuningSettings
-from sphere.data.records import load_requests
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest, load_requests
 from sphere.editing.contexts import Contexts
 from sphere.editing.frozen import FrozenTargets
 from sphere.editing.loop import Editor
@@ -28,7 +29,7 @@ from sphere.errors import InputError, NumericalError
 from sphere.evaluation.metrics import evaluate_requests
 from sphere.files import write_csv, write_json
 from sphere.models.adapters import adapter
-from sphere.models.loading import load
+from sphere.models.loading import LoadedModel, load
 from sphere.progress import track
 
 METRICS = ("efficacy", "generalization", "specificity")
@@ -42,9 +43,9 @@ def trials(grid: Mapping[str, Sequence[Any]], count: int, *, rng: np.random.Gene
     return [product[i] for i in sorted(rng.choice(len(product), size=count, replace=False))]
 
 
-def score(frame: pd.DataFrame) -> float:
-    """Harmonic mean of the accuracy family's three means; 0 as soon as one of them is."""
-    means = [float(frame[f"accuracy_{metric}"].mean()) for metric in METRICS]
+def score(frame: pd.DataFrame, family: str = "accuracy") -> float:
+    """Harmonic mean of a family's three means; 0 as soon as one of them is."""
+    means = [float(frame[f"{family}_{metric}"].mean()) for metric in METRICS]
     return len(means) / sum(1 / mean for mean in means) if min(means) > 0 else 0.0
 
 
@@ -137,34 +138,72 @@ def try_settings(
 ) -> pd.DataFrame:
     """Edit the first ``edits`` records once with each candidate over ``hyperparameters``, from the pretrained weights.
 
-    One row a candidate: trial, the candidate's settings, METRICS (accuracy family) after the last edit, ``score`` (the
-    mean of ``score`` over the evaluations, one every ``evaluate_every`` edits; 0 with a ``note`` if it diverged).
+    As ``try_on``, from files.
     """
     loaded = load(model_dir, **editing.load_settings())
-    parts = adapter(loaded.model)
+    place = adapter(loaded.model).device
     every = load_requests(requests).requests
     if len(every) < edits:
         raise InputError(f"{requests} has {len(every)} usable records, the study asks for {edits} held-out edits")
-    stream = every[:edits]
-    moments = Statistics.load(statistics, device=parts.device)
-    decomposed = Spectra.load(spectra, device=parts.device)
-    frozen = FrozenTargets.load(targets)
-    prefixes = Contexts.read(contexts)
+    return try_on(
+        loaded,
+        every[:edits],
+        candidates,
+        method=method,
+        hyperparameters=hyperparameters,
+        layers=editing.layers,
+        values=editing.values,
+        contexts=Contexts.read(contexts),
+        statistics=Statistics.load(statistics, device=place),
+        spectra=Spectra.load(spectra, device=place),
+        targets=FrozenTargets.load(targets),
+        evaluate_every=evaluate_every,
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
+def try_on(
+    loaded: LoadedModel,
+    stream: Sequence[EditRequest],
+    candidates: Sequence[Mapping[str, Any]],
+    *,
+    method: str,
+    hyperparameters: Mapping[str, Any],
+    layers: Sequence[int],
+    values: ValueSettings,
+    contexts: Contexts,
+    statistics: Statistics | None,
+    spectra: Spectra,
+    targets: FrozenTargets,
+    evaluate_every: int,
+    batch_size: int,
+    seed: int,
+    family: str = "accuracy",
+) -> pd.DataFrame:
+    """Edit ``stream`` once with each candidate over ``hyperparameters``, from the model's weights, and put them back.
+
+    One row a candidate: trial, the candidate's settings, METRICS (the ``family``'s) after the last edit, ``score`` (the
+    mean of ``score`` over the evaluations, one every ``evaluate_every`` edits; 0 with a ``note`` if it diverged).
+    """
+    parts, edits = adapter(loaded.model), len(stream)
     pretrained = {i: parts.weight(i).clone() for i in range(parts.n_layers)}
     rows: list[dict[str, Any]] = []
-    for number, candidate in enumerate(track(candidates, f"settings of {method}")):
+    for number, candidate in enumerate(
+        track(candidates, f"settings of {method}") if len(candidates) > 1 else candidates
+    ):
         for i, weight in pretrained.items():
             parts.set_weight(i, weight)
         editor = Editor(
             loaded.model,
             loaded.tokenizer,
             resolve(method, hyperparameters={**hyperparameters, **candidate}),
-            layers=editing.layers,
-            values=editing.values,
-            contexts=prefixes,
-            statistics=moments,
-            spectra=decomposed,
-            targets=frozen,
+            layers=layers,
+            values=values,
+            contexts=contexts,
+            statistics=statistics,
+            spectra=spectra,
+            targets=targets,
             seed=seed,
             energy_every=edits + 1,
         )
@@ -174,10 +213,12 @@ def try_settings(
             for start in range(0, edits, evaluate_every):
                 editor.run(stream[start : start + evaluate_every], batch_size=batch_size)
                 frame = evaluate_requests(loaded.model, loaded.tokenizer, stream[: start + evaluate_every])
-                scores.append(score(frame))
-                row |= {metric: float(frame[f"accuracy_{metric}"].mean()) for metric in METRICS}
+                scores.append(score(frame, family))
+                row |= {metric: float(frame[f"{family}_{metric}"].mean()) for metric in METRICS}
         except NumericalError as error:
             row["note"] = str(error)
             scores = [0.0]
         rows.append({**row, "score": float(np.mean(scores))})
+    for i, weight in pretrained.items():
+        parts.set_weight(i, weight)
     return pd.DataFrame(rows)

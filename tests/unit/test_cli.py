@@ -357,7 +357,7 @@ def test_a_failure_on_the_way_leaves_nothing(
     def full(*_: object) -> str:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(cli, "_json", full)  # when model and tokenizer are written
+    monkeypatch.setattr(cli, "json_text", full)  # when model and tokenizer are written
     assert edit(files, tmp_path / "out", "--limit", 2) == 1
     assert capsys.readouterr().err == "sphere: OSError: no space left on device (--debug shows where)\n"
     assert not list(tmp_path.iterdir())

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import families
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -297,7 +299,37 @@ def test_python_example_runs(workplace: Path, capsys: pytest.CaptureFixture[str]
     assert float(energy) > 0
 
 
+# ------------------------------------------------------------------------------------------ your-own-model.md
+
+
+def test_the_commands_for_your_own_model_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a tiny model, which knows nothing: probabilities are scored, and fewer settings tried."""
+    page = read("your-own-model.md")
+    (workplace / "requests.json").rename(workplace / "held-out.json")
+    (workplace / "config" / "models").mkdir(parents=True)
+    own = {"check": (), "locate": ("--corpus", "corpus.txt", "--family", "success", "--edits", "3"),
+           "tune": ("--family", "success", "--trials", "2", "--edits", "4")}  # fmt: skip
+    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
+    assert [line.split()[2] for line in lines] == list(own)
+    for line in lines:
+        _, _, command, *arguments = shlex.split(line)
+        with pytest.raises(SystemExit) as caught:
+            cli.main([command, *arguments, *own[command]])
+        assert caught.value.code == 0, f"{line}: {capsys.readouterr().err}"
+    made = {path.name for path in workplace.rglob("*") if path.is_file()}
+    assert {"layers.csv", "layers.sets.csv", "layers.png", "mine.yaml", "mine.memit.trials.csv"} <= made
+    for name in ("layers.csv", "layers.sets.csv", "config/models/mine.memit.trials.csv"):
+        columns = pd.read_csv(workplace / name).columns
+        assert {f"`{column}`" for column in columns if "." not in column and "_" not in column} <= set(page.split()) | {
+            word.strip(",:;.()") for word in page.split()
+        }
+
+
 # ------------------------------------------------------------------------------------------ adding-a-model.md
+
+
+def test_the_table_of_families_is_what_the_command_makes() -> None:
+    assert families.table() in read("adding-a-model.md"), "paste what `python tests/families.py` prints"
 
 
 def test_the_row_of_the_example_makes_the_model_editable(

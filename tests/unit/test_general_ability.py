@@ -9,9 +9,11 @@ import socket
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
+from transformers import PreTrainedTokenizerFast
 
 from sphere.data.download import fetch_snapshot
 from sphere.errors import InputError
@@ -75,6 +77,23 @@ def most_likely(model, tokenizer, item):
             logits = model(torch.tensor([ids])).logits[0].log_softmax(-1)
         totals.append(sum(float(logits[i - 1, ids[i]]) for i in range(start, len(ids))))
     return max(range(len(totals)), key=totals.__getitem__)
+
+
+@pytest.mark.parametrize("lacks", ["special tokens", "their embedding"])
+def test_a_tokenizer_whose_special_tokens_the_model_lacks(lacks, tasks, tiny_model, tiny_tokenizer, no_network):
+    """No BOS, EOS and padding token at all, or some beyond the model's embedding: the same numbers."""
+    own = {"generation_kwargs": {"until": ["."], "max_gen_toks": 4}, "metric_list": [{"metric": "exact_match"}]}
+    write_task(tasks, "free", {"test": "free.jsonl"}, output_type="generate_until", **own)
+    tokenizer = tiny_tokenizer(False)
+    model = tiny_model("llama", len(tokenizer))
+    names = ["world_nli", "free"]
+    expected = evaluate_tasks(model, tokenizer, names, include_paths=[tasks], batch_size=2)
+    bare = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer)
+    if lacks == "their embedding":
+        bare.add_special_tokens({"bos_token": "[B]", "eos_token": "[E]", "pad_token": "[P]"})
+    found = evaluate_tasks(model, bare, names, include_paths=[tasks], batch_size=2)
+    pd.testing.assert_frame_equal(found, expected)
+    assert bare.eos_token == (None if lacks == "special tokens" else "[E]"), "the caller's own stays as it was"
 
 
 def test_accuracy_of_local_tasks_is_what_the_likelihoods_say(tasks, tiny_model, tiny_tokenizer, no_network, capfd):

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +35,7 @@ def plain_greedy(model, row, count):
     return tuple(ids)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "gpt2", "gptj", "gpt_neox"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_padded_cached_batches_say_what_a_plain_loop_says(family, tiny_model):
     model = tiny_model(family, 384)
     counts = [12, 3, 8, 0, 12]

@@ -151,3 +151,20 @@ def test_a_log_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: the log logs/log cannot be written: ")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out.txt").exists()
+
+
+def test_a_long_job_says_now_and_then_in_the_run_s_log_how_far_it_is(tmp_path: Path) -> None:
+    """At most a line a minute there, every ten seconds in its own log."""
+    body = f"""
+    from sphere import progress
+    clock = iter(range(0, 1000, 7))
+    progress.time.monotonic = lambda: next(clock)
+    for _ in progress.track(range(20), "batches"): pass
+    {WRITE}
+"""
+    status, printed, log = run(tmp_path, body)
+    assert status == 0, printed
+    lines = printed.splitlines()
+    assert 1 < len(lines) <= 3
+    assert lines[0] == "edit 0: batches: 9/20 after 70 s, about 86 s left"
+    assert set(line.removeprefix("edit 0: ") for line in lines) < set(log.splitlines())

@@ -17,6 +17,7 @@ from sphere.editing.solvers.base import SOLVERS, ClosedFormSolver, GradientSolve
 from sphere.editing.solvers.base import register as register_solver
 from sphere.editing.solvers.memit import Memit
 from sphere.errors import InputError, nearest
+from sphere.study.configuration import load_study
 
 NAMES = (
     *("ft", "rome", "memit", "memit-seq", "prune", "rect", "alphaedit", "encore", "revive"),
@@ -68,8 +69,8 @@ def test_the_settings_are_the_paper_s():
     assert sphere.postprocess == resolve("alphaedit+sphere").postprocess
     assert sphere.hyperparameters == {
         "ridge": 10,
-        "nullspace_threshold": 0.02,
-        "nullspace_fraction": None,
+        "nullspace_threshold": None,
+        "nullspace_fraction": 0.7,
         "compensate": False,
         "scope": "layer",
         "eta": 0.5,
@@ -88,13 +89,33 @@ def test_the_settings_are_the_paper_s():
     assert (ft["lr"], ft["epochs"], ft["objective"]) == (5e-4, 25, "target")
 
 
+def test_a_threshold_belongs_to_a_model_and_a_share_is_the_default_elsewhere():
+    """The file of a model that it was published for has it; a share that is given goes over it."""
+
+    def rule(**given):
+        found = resolve("sphere", hyperparameters=given)
+        settings = found.hyperparameters
+        return settings["nullspace_threshold"], settings["nullspace_fraction"], bool(found.remarks)
+
+    assert rule() == (None, 0.7, True)
+    assert rule(nullspace_threshold=0.02) == (0.02, None, False)
+    assert rule(nullspace_fraction=0.8) == (None, 0.8, False)
+    assert rule(nullspace_threshold=0.02, nullspace_fraction=0.8) == (0.02, 0.8, False)
+    with pytest.raises(InputError, match="give nullspace_threshold or nullspace_fraction"):
+        rule(nullspace_fraction=None)
+    paper = load_study("paper")
+    for name in paper.models:
+        for method in ("alphaedit", "sphere"):
+            assert paper.models[name].hyperparameters(method)["nullspace_threshold"] == 0.02
+
+
 def test_a_name_can_fix_settings():
     method = resolve("memit+sphere@eta=0.3@second_moment_weight=7", hyperparameters={"eta": 0.9, "alpha": 0.1})
     assert method.name == "memit+sphere@eta=0.3@second_moment_weight=7"
     assert (method.hyperparameters["eta"], method.hyperparameters["alpha"]) == (0.3, 0.1)
     assert method.hyperparameters["second_moment_weight"] == 7
     assert resolve("sphere@directions=current").hyperparameters["directions"] == "current"
-    assert resolve("alphaedit@nullspace_fraction=null").hyperparameters["nullspace_fraction"] is None
+    assert resolve("ft@norm_constraint=null").hyperparameters["norm_constraint"] is None
 
 
 @pytest.mark.parametrize(

@@ -48,8 +48,8 @@ def test_backbone_norm_and_head_make_the_logits(family: str, tiny_model: ModelMa
     logits = model(ids).logits
     with capture_output(parts.layer(parts.n_layers - 1)) as seen:
         states = parts.backbone(input_ids=ids).last_hidden_state
-    torch.testing.assert_close(parts.head(states), logits)
-    torch.testing.assert_close(parts.head(parts.final_norm(seen[0])), logits)
+    torch.testing.assert_close(parts.logits(states), logits)
+    torch.testing.assert_close(parts.logits(parts.final_norm(seen[0])), logits)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -26,12 +26,12 @@ def test_moments_are_those_of_the_documents_one_by_one(
     tokenizer = tiny_tokenizer(family != "gpt2")
     parts = adapter(tiny_model(family, len(tokenizer)).double())
     got = collect_statistics(parts, tokenizer, DOCUMENTS, [2, 0], max_length=20, probe_keys=5)
-    expected = plain.second_moments(parts, tokenizer, DOCUMENTS[:-1], [0, 2], 20)
     for layer in (0, 2):
-        torch.testing.assert_close(got.second_moments[layer], expected[layer])
-        held = plain.keys(parts, tokenizer, DOCUMENTS[-1], layer, 20)[:5].T
-        torch.testing.assert_close(got.probe_keys[layer], held)
-    assert got.tokens == sum(len(plain.keys(parts, tokenizer, text, 0, 20)) for text in DOCUMENTS[:-1])
+        every = torch.cat([plain.keys(parts, tokenizer, text, layer, 20) for text in DOCUMENTS])
+        assert len(every) == got.tokens + got.held_out
+        seen, held = every[: got.tokens], every[got.tokens :]
+        torch.testing.assert_close(got.second_moments[layer], seen.T @ seen / got.tokens, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(got.probe_keys[layer], held[:5].T)
 
 
 def test_batches_and_dtypes(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
@@ -45,10 +45,49 @@ def test_batches_and_dtypes(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMak
     torch.testing.assert_close(half.second_moments[1], many.second_moments[1], rtol=0.1, atol=0.1)
 
 
-def test_documents_beyond_the_model_s_positions_are_cut(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+def test_long_documents_are_cut_into_pieces_and_no_token_is_left(
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
     tokenizer = tiny_tokenizer(False)
     parts = adapter(tiny_model("gpt2", len(tokenizer)))  # 128 positions, and a table of them
-    assert collect_statistics(parts, tokenizer, ["Ada Lovelace " * 200], [0]).tokens == 128
+    text = "Ada Lovelace " * 200
+    size = len(tokenizer(text)["input_ids"])
+    assert size > 3 * 128
+    found = collect_statistics(parts, tokenizer, [text], [0], probe_keys=0)
+    assert (found.tokens, found.held_out) == (size, 0)
+    assert found.summary == f"key statistics from {size} tokens, 0 kept out of them"
+
+
+def test_a_token_that_the_model_lacks_is_named(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
+    tokenizer = tiny_tokenizer(True)
+    parts = adapter(tiny_model("llama", len(tokenizer)))
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(InputError, match=r"has the token '<new>' \(id 384\), which the model lacks"):
+        collect_statistics(parts, tokenizer, ["Ada Lovelace", "Ada <new> Lovelace"], [0])
+
+
+CORPORA = {
+    "blank lines": ("c.txt", "One\ntwo.\n\nThree.\n", ["One\ntwo.", "Three."]),
+    "lines with a space": ("c.txt", "One\ntwo.\n \nThree.\n\t\n", ["One\ntwo.", "Three."]),
+    "a line each": ("c.txt", "One two.\nThree.\n", ["One two.", "Three."]),
+    "JSONL": ("c.jsonl", '{"text": "One\\n\\ntwo."}\n\n{"id": 7, "text": "Three."}\n', ["One\n\ntwo.", "Three."]),
+}
+
+
+@pytest.mark.parametrize("kind", CORPORA)
+def test_a_corpus_comes_in_several_kinds(kind: str, tmp_path: Path) -> None:
+    name, content, documents = CORPORA[kind]
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert read_documents(tmp_path / name) == documents
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "line 2 is not JSON"), ('{"a": "x"}', "line 2 has no text"), ("7", "line 2 has no")]
+)
+def test_a_torn_line_of_jsonl_is_named(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"text": "x"}\n' + content + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_documents(tmp_path / "c.jsonl")
 
 
 def test_out_of_memory_counts_no_document_twice(

@@ -13,7 +13,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from sphere.errors import InputError
-from sphere.models.tokens import encode, encode_many, join, pad_id, right_pad
+from sphere.models.tokens import encode, encode_many, join, right_pad
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Z")), min_size=1, max_size=12)
 
@@ -148,10 +148,3 @@ def test_right_pad() -> None:
     ids, mask = right_pad([(5, 6, 7), (8,)], 9)
     assert torch.equal(ids, torch.tensor([[5, 6, 7], [8, 9, 9]]))
     assert torch.equal(mask, torch.tensor([[1, 1, 1], [1, 0, 0]]))
-
-
-def test_pad_id_is_a_token_that_the_model_has(tiny_tokenizer: TokenizerMaker) -> None:
-    tokenizer = tiny_tokenizer(True)
-    tokenizer.add_special_tokens({"pad_token": "[PAD]"})  # id 384, of no row of an embedding made before
-    assert pad_id(tokenizer) == 1
-    assert pad_id(word_tokenizer("<unk>")) == 0

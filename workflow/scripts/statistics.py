@@ -16,4 +16,5 @@ with job(snakemake):
     statistics = collect_statistics(
         adapter(loaded.model), loaded.tokenizer, documents, snakemake.params.layers, **settings
     )
+    print(statistics.summary, flush=True)
     statistics.save(Path(snakemake.output.statistics))

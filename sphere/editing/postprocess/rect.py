@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from sphere.editing.component import Search
 from sphere.editing.postprocess.base import PostContext, PostProcess, pair64, register
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Rect(PostProcess):
     """
 
     name: ClassVar[str] = "rect"
+    search: ClassVar[Search] = {"keep_fraction": (0.2, 0.4, 0.6)}
 
     keep_fraction: float = Field(default=0.4, gt=0, le=1)
     """Share of the update's entries that is kept."""

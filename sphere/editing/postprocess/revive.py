@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from sphere.editing.component import Layer
+from sphere.editing.component import Layer, Search
 from sphere.editing.postprocess.base import PostContext, PostProcess, pair64, register
 from sphere.errors import InputError
 
@@ -27,6 +27,7 @@ class Revive(PostProcess):
     """
 
     name: ClassVar[str] = "revive"
+    search: ClassVar[Search] = {"protected_share": (0.3, 0.5, 0.7)}
 
     protected_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the weight's squared Frobenius norm to protect; 0: none. The rule and 0.5 are this project's choice."""

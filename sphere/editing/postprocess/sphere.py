@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from sphere.editing.component import Layer, Need
+from sphere.editing.component import Layer, Need, Search
 from sphere.editing.postprocess.base import PostContext, PostProcess, register
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class Sphere(PostProcess):
     """
 
     name: ClassVar[str] = "sphere"
+    search: ClassVar[Search] = {"eta": (0.3, 0.5, 0.7), "alpha": (0.3, 0.5, 0.8)}
     phase: ClassVar[str] = "projection"
 
     eta: float = Field(default=0.5, ge=0, le=1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, PositiveFloat
+from pydantic import Field, PositiveFloat, model_validator
 
-from sphere.editing.component import Layer, Need
+from sphere.editing.component import Layer, Need, Search
 from sphere.editing.solvers.base import ClosedFormSolver, LayerProblem, Solution, register
 from sphere.editing.solvers.past import LEFT, PAST, accumulated, left_behind
 
@@ -20,10 +20,27 @@ if TYPE_CHECKING:
 class NullSpaceSolver(ClosedFormSolver):
     """A solver that reads only from the directions in which text keys have little energy: P = B B^T."""
 
-    nullspace_threshold: PositiveFloat = 0.02
-    """Directions whose second-moment eigenvalue is below this may be edited."""
-    nullspace_fraction: float | None = Field(default=None, gt=0, lt=1)
-    """If given, used instead of the threshold: the share of directions, weakest first, that may be edited."""
+    nullspace_threshold: PositiveFloat | None = None
+    """If given, directions whose second-moment eigenvalue is below this may be edited: a model's own number."""
+    nullspace_fraction: float | None = Field(default=0.7, gt=0, lt=1)
+    """The share of directions, weakest first, that may be edited; goes over a threshold where both are given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_rule(cls, data: Any) -> Any:
+        """A threshold alone leaves the default share out, so that the settings say what is used."""
+        if data.get("nullspace_threshold") is None and data.get("nullspace_fraction", 0) is None:
+            raise ValueError("give nullspace_threshold or nullspace_fraction")
+        if data.get("nullspace_threshold") is not None:
+            return {"nullspace_fraction": None, **data}
+        return data
+
+    @property
+    def remark(self) -> str:
+        if "nullspace_fraction" in self.model_fields_set:
+            return ""
+        share = self.nullspace_fraction
+        return f"edits the weakest {share:.0%} of key directions (nullspace_fraction), since nothing says otherwise"
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -67,6 +84,10 @@ class AlphaEdit(NullSpaceSolver):
     """
 
     name: ClassVar[str] = "alphaedit"
+    search: ClassVar[Search] = {
+        "ridge": (1.0, 10.0, 100.0),
+        "nullspace_fraction": (0.6, 0.7, 0.8, 0.9),
+    }
     needs_keys_after: ClassVar[bool] = True
 
     ridge: PositiveFloat = 10.0

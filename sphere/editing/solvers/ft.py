@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from sphere.editing.component import Search
 from sphere.editing.solvers.base import GradientSolver, register
 from sphere.errors import InputError, NumericalError
 
@@ -28,6 +29,7 @@ class FineTuning(GradientSolver):
     """
 
     name: ClassVar[str] = "ft"
+    search: ClassVar[Search] = {"lr": (1e-4, 2e-4, 5e-4, 1e-3), "epochs": (10, 25)}
 
     lr: PositiveFloat = 5e-4
     """Adam's learning rate."""

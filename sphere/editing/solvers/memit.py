@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from sphere.editing.component import Layer, Need
+from sphere.editing.component import Layer, Need, Search
 from sphere.editing.solvers.base import ClosedFormSolver, LayerProblem, Solution, register
 from sphere.editing.solvers.past import LEFT, PAST, accumulated, left_behind
 
@@ -28,6 +28,7 @@ class Memit(ClosedFormSolver):
     """MEMIT (Meng et al., ICLR 2023, arXiv 2210.07229, eq. 14): dW = R K^T (lambda C + K K^T)^-1."""
 
     name: ClassVar[str] = "memit"
+    search: ClassVar[Search] = {"second_moment_weight": (20.0, 200.0, 2000.0, 15_000.0)}
 
     second_moment_weight: PositiveFloat = 15_000.0
     """lambda: how many keys' worth the text's second moment weighs against the batch."""
@@ -37,7 +38,7 @@ class Memit(ClosedFormSolver):
         return ("second_moment",)
 
     def prepare(self, layer: Layer) -> Tensor:
-        return layer.second_moment
+        return layer.covered_moment
 
     def solve(self, problem: LayerProblem) -> Solution:
         from sphere.geometry.linalg import solve_positive_definite
@@ -96,9 +97,13 @@ class Encore(MemitSequential):
     system."""
 
     name: ClassVar[str] = "encore"
+    search: ClassVar[Search] = {**Memit.search, "ridge": (1.0, 20.0)}
 
     ridge: NonNegativeFloat = 20.0
     """mu: weight of ||dW||^2."""
+
+    def prepare(self, layer: Layer) -> Tensor:
+        return layer.second_moment if self.ridge else layer.covered_moment
 
     def add_penalties(self, system: Tensor, problem: LayerProblem) -> None:
         super().add_penalties(system, problem)

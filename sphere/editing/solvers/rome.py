@@ -40,7 +40,7 @@ class Rome(ClosedFormSolver):
         return ("second_moment",) if self.second_moment == "data" else ()
 
     def prepare(self, layer: Layer) -> Tensor | None:
-        return layer.second_moment if self.needs else None
+        return layer.covered_moment if self.needs else None
 
     def solve(self, problem: LayerProblem) -> Solution:
         from sphere.geometry.linalg import solve_positive_definite

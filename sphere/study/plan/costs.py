@@ -38,7 +38,7 @@ PASS = 0.02
 EIGEN = 40
 """Operations of a symmetric eigendecomposition over n^3: about 9, at a fifth or so of a matrix product's speed."""
 DOCUMENT = 1000
-"""Tokens of a document of the corpus (an English Wikipedia article), where ``max_length`` does not cut it."""
+"""Tokens of a document of the corpus (an English Wikipedia article)."""
 CORPUS = 32
 """Bytes that a token of the training corpus takes while the corpus is read and packed into rows."""
 ABILITY = {"rows": 16, "prompt": 500, "generated": 256}
@@ -311,7 +311,7 @@ class Costs:
         sums = self.folder + 8 * many * s.moment + 4 * many * s.moment
         token = s.passed + many * d_in * (s.bytes + 4)
         statistics = model.statistics
-        tokens = statistics.documents * min(DOCUMENT, statistics.max_length)
+        tokens = statistics.documents * DOCUMENT
         work, budget = 2 * tokens * (self.layers[-1] + 1) * s.layer, statistics.token_budget
         if self.gradients:  # a pass through the whole model beside, and back to the first of the layers
             above = (s.shape.depth - self.layers[0]) * s.layer + s.head

@@ -1,0 +1,97 @@
+"""Which layers to edit: causal tracing, and what a first batch reaches in sets of neighbouring layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from sphere.config.model import StatisticsSettings
+from sphere.config.values import ValueSettings
+from sphere.data.records import EditRequest
+from sphere.editing.contexts import Contexts
+from sphere.editing.frozen import FrozenTargets
+from sphere.editing.methods import Method
+from sphere.editing.tracing import Effects
+from sphere.models.loading import LoadedModel
+from sphere.progress import track
+from sphere.study.own_model import prepare
+from sphere.study.tune import METRICS, try_on
+
+SETS = 5
+"""Sets of layers that a first batch is made in, beside the one at the peak of the effect."""
+
+
+def effect_table(effects: Effects) -> pd.DataFrame:
+    """One row a layer: ``effect`` (mean indirect effect of the window around it), ``stderr`` and ``n`` facts."""
+    found = effects.indirect
+    n, depth = found.shape
+    spread = found.std(0, correction=1) / n**0.5 if n > 1 else found[0] * float("nan")
+    columns = {"layer": range(depth), "effect": found.mean(0).tolist(), "stderr": spread.tolist()}
+    return pd.DataFrame(columns | {"n": n})
+
+
+def up_to_peak(effects: pd.DataFrame, size: int) -> tuple[int, ...]:
+    """The ``size`` layers that end where the effect peaks (MEMIT's choice); the last layer of all is none of them."""
+    last = min(int(effects["effect"].to_numpy().argmax()), len(effects) - 2)
+    last = max(last, size - 1)
+    return tuple(range(last - size + 1, last + 1))
+
+
+def layer_sets(peak: Sequence[int], depth: int) -> list[tuple[int, ...]]:
+    """Sets of as many neighbouring layers as ``peak``, evenly spread over the depth, and ``peak`` itself."""
+    size = len(peak)
+    room = depth - 1 - size  # the last layer of all cannot be one's last
+    starts = sorted({round(i * room / (SETS - 1)) for i in range(SETS)} | {peak[0]})
+    return [tuple(range(start, start + size)) for start in starts if 0 <= start <= room]
+
+
+def first_batches(
+    loaded: LoadedModel,
+    requests: Sequence[EditRequest],
+    method: Method,
+    sets: Sequence[tuple[int, ...]],
+    documents: Sequence[str],
+    *,
+    family: str,
+) -> pd.DataFrame:
+    """One row a set of layers: ``layers``, METRICS (the ``family``'s) after one batch of ``requests``, ``score``.
+
+    With the default settings of everything, and target values at the bare prompts alone: sets are compared, no more.
+    """
+    text = StatisticsSettings(documents=max(1, len(documents)))
+    rows = []
+    for layers in track(sets, f"first batches by {method.name}"):
+        edited = method.edited_layers(layers, ValueSettings())
+        statistics, spectra = prepare(loaded, method, edited, documents, text)
+        (row,) = try_on(
+            loaded,
+            requests,
+            [{}],
+            method=method.name,
+            hyperparameters={},
+            layers=layers,
+            values=ValueSettings(),
+            contexts=Contexts(),
+            statistics=statistics,
+            spectra=spectra,
+            targets=FrozenTargets(),
+            evaluate_every=len(requests),
+            batch_size=len(requests),
+            seed=0,
+            family=family,
+        ).to_dict("records")
+        found = {metric: row.get(metric, float("nan")) for metric in METRICS}
+        rows.append({"layers": ",".join(map(str, layers)), **found, "score": row["score"]})
+    return pd.DataFrame(rows)
+
+
+def recommendation(effects: pd.DataFrame, window: int, peak: Sequence[int], sets: pd.DataFrame | None) -> str:
+    """Which layers to edit, and why, in one line."""
+    top = effects.iloc[int(effects["effect"].to_numpy().argmax())]
+    said = f"the effect of {window} layers peaks at layer {int(top['layer'])} ({top['effect']:.3f})"
+    if sets is None or sets["score"].max() <= 0:
+        why = "and they end there" if peak[-1] == int(top["layer"]) else "and they are the nearest that fit"
+        return f"edit layers {','.join(map(str, peak))}: {said}, {why}"
+    best = sets.iloc[int(sets["score"].to_numpy().argmax())]
+    return f"edit layers {best['layers']}: a first batch scores {best['score']:.3f} there, the most of all; {said}"
