@@ -14,6 +14,7 @@ include: "workflow/rules/stats.smk"
 include: "workflow/rules/edit.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/general_ability.smk"
+include: "workflow/rules/neutral.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plan.smk"
 
@@ -28,6 +29,7 @@ rule all:
     input:
         rules.tables.output,
         rules.figures.output,
+        rules.explore.output,
         rules.claims.output,
         rules.provenance.output,
         rules.report.output,

@@ -80,9 +80,7 @@ def width(size: Size, device: torch.device) -> list[Series]:
         spent, spectrum = seconds(lambda weight=weight: principal_spectrum(weight))
         times["principal directions"].append(spent)
         update, directions = weight.double(), spectrum.up_to(ETA)
-        times["projection"].append(
-            seconds(lambda u=update, d=directions: sparse_projection(u, d, alpha=ALPHA))[0]
-        )
+        times["projection"].append(seconds(lambda u=update, d=directions: sparse_projection(u, d, alpha=ALPHA))[0])
     return [Series(what, "d_out (d_in = 3.5 d_out)", widths, spent) for what, spent in times.items()]
 
 

@@ -122,10 +122,10 @@ def edit_model(
     loaded = load_quietly(model_dir, device, dtype)
     parts = adapter(loaded.model)
     layers = default_layers(parts.n_layers) if where.layers is None else where.layers
-    edited = chosen.edited_layers(layers)
+    edited = chosen.edited_layers(layers, ValueSettings())
     statistics = None
     if chosen.needs_statistics and documents is not None:
-        statistics = collect_statistics(parts, loaded.tokenizer, documents, edited)
+        statistics = collect_statistics(parts, loaded.tokenizer, documents, edited, gradients=chosen.needs_gradients)
     records: list[Record] = []
 
     def done(record: Record) -> None:

@@ -1,12 +1,15 @@
-"""The sections ``tasks`` and ``generation`` of a study."""
+"""The sections ``tasks``, ``generation``, ``strict`` and ``neutral`` of a study."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from sphere.config.base import Count, Positive, Settings
+
+PromptForm = Literal["bare", "question"]
 
 
 class TaskSettings(Settings):
@@ -32,3 +35,26 @@ class GenerationSettings(Settings):
     """Whether the generation family of editing metrics is measured too."""
     seed: Count = 0
     """Seed of the texts for fluency and consistency, which are sampled from the five likeliest tokens."""
+
+
+class StrictSettings(Settings):
+    """Whole answers, generated freely and compared with the wanted object and its aliases."""
+
+    records: Positive | None = 20
+    """Records that are asked, evenly spread over the stream; null asks all."""
+    tokens: Positive = 32
+    """Tokens of an answer that comes to no end of its own."""
+    forms: Annotated[tuple[PromptForm, ...], Field(min_length=1)] = ("bare",)
+    """How a prompt is put: bare, as under teacher forcing, or as a question, in the model's chat template."""
+
+
+class NeutralSettings(Settings):
+    """Text that no edit is about: bits a byte, and how far the model has moved on it."""
+
+    file: Path | None = None
+    """Texts of yours, separated by blank lines, or ME-PPL's JSON; null takes those of the study's corpus behind the
+    ones that key statistics are taken from."""
+    passages: Positive = 32
+    """Texts."""
+    length: Annotated[int, Field(ge=2)] = 64
+    """Tokens that are taken of each, from its beginning."""

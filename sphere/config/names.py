@@ -22,7 +22,7 @@ DOWNLOAD_FOLDERS = ("logs", "benchmarks", "provenance")
 """Folders of results/downloads beside those of datasets."""
 DATASET_FOLDERS = ("model", "targets", "tuning", "sensitivity", "pre-edited", "provenance")
 """Folders of results/STUDY/MODEL beside those of its datasets."""
-METHOD_FOLDERS = ("pre-edited",)
+METHOD_FOLDERS = ("pre-edited", "in-context")
 """Folders of results/STUDY/MODEL/DATASET beside those of its methods."""
 FILE_ENDINGS = (".json", ".csv", ".safetensors", ".txt", ".html")
 """Endings of the files beside those folders."""

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from sphere.config.base import Count, Positive, Settings
 from sphere.config.dataset import CorpusSettings, DatasetConfig
-from sphere.config.evaluation import GenerationSettings, TaskSettings
+from sphere.config.evaluation import GenerationSettings, NeutralSettings, StrictSettings, TaskSettings
 from sphere.config.facts import FACTS_TASKS, FactsSettings
 from sphere.config.model import Hyperparameters
 from sphere.config.names import (
@@ -55,6 +55,14 @@ class StudyConfig(Settings):
     """General-ability tasks; null runs none."""
     generation: GenerationSettings | None = None
     """Free generations; null makes none, and with them no fluency and consistency."""
+    strict: StrictSettings | None = None
+    """Whole answers, generated freely, of an exact match: the strict families; null asks for none."""
+    in_context: bool = False
+    """Evaluate, beside the unedited model, the unedited model with each new fact in its context."""
+    belief: bool = True
+    """Measure the log-odds of the new object against the true one; it takes no further pass of the model."""
+    neutral: NeutralSettings | None = None
+    """Bits a byte and drift on text that no edit is about, at every checkpoint; null measures none."""
     tuning: TuningSettings | None = None
     """Hyperparameter search before the streams; null takes the model's ``methods`` as they are."""
     sensitivity: SensitivitySettings | None = None

@@ -29,6 +29,17 @@ class ValueSettings(Settings):
     """The model they are optimised on: as edited so far (the papers' protocol), or before any edit (another one)."""
     relative_to: Literal["hidden", "mlp"] = "hidden"
     """The clean state: the layer's output (MEMIT and its kin) or its MLP's (ROME)."""
+    residual: Literal["spread", "ends", "replay"] = "spread"
+    """What each layer is to add: an equal share towards the last layer's value (MEMIT); ``ends``, the first and last
+    alone, each towards a value of its own (BLUE); ``replay``, all towards what follows from the first's (FE)."""
+    stop: Literal["loss", "most_probable"] = "loss"
+    """When a request is finished: its loss below ``stop_loss``, or its target the likeliest text everywhere (MPES)."""
+    anchor: bool = False
+    """Scale values to the mean length of the first batch's, and skip requests of twice that length (NAS)."""
+
+    def optimised_with(self) -> dict[str, Any]:
+        """The settings that target values depend on where they are found: all but what is done to them afterwards."""
+        return {key: value for key, value in self.plain().items() if key != "anchor"}
 
     def changed(self, overrides: Mapping[str, Any], where: str) -> ValueSettings:
         """These settings with some replaced; InputError, which begins with ``where``, on a bad or unknown one."""

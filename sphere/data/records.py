@@ -13,7 +13,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ KEYS = {
         *("neighborhood_samples", "attribute_prompts", "generation_prompts"),
     },
     "requested_rewrite": {"prompt", "relation_id", "target_new", "target_true", "subject"},
-    "target_new or target_true": {"str", "id"},
+    "target_new or target_true": {"str", "id", "aliases"},
     "a zsRE record": {
         *("case_id", "subject", "src", "pred", "rephrase", "alt", "answers", "loc", "loc_ans", "cond"),
     },
@@ -43,6 +43,8 @@ class Probe:
 
     prompt: str
     target: str
+    aliases: tuple[str, ...] = ()
+    """Other names of the target."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,19 @@ class EditRequest:
     references: tuple[str, ...] = ()
     """Texts about things that share the new object, for consistency; often empty."""
     relation: str | None = None
+    aliases: tuple[str, ...] = ()
+    """Other names of the new object: CounterFact's ``aliases`` (ours), zsRE's further answers."""
+
+    def in_context(self) -> EditRequest:
+        """The same with the new fact, as a sentence, before every prompt: what the unedited model is told of it."""
+        told = f"{self.prompt} {self.target_new}. "
+        return replace(
+            self,
+            prompt=told + self.prompt,
+            subject_start=len(told) + self.subject_start,
+            paraphrases=tuple(told + prompt for prompt in self.paraphrases),
+            neighborhood=tuple(replace(probe, prompt=told + probe.prompt) for probe in self.neighborhood),
+        )
 
     @property
     def subject_end(self) -> int:
@@ -161,6 +176,7 @@ def _counterfact(record: Record, case_id: int, where: str, references: dict[Key,
     near = _texts(record, "neighborhood_prompts", where)
     if near and target_true is None:
         raise InputError(f'{inside}: no "target_true", which neighborhood_prompts need: add it or drop them')
+    known_as = _aliases(rewrite, "target_true", inside) if near else ()
     start = template.index("{}")
     relation = rewrite.get("relation_id")
     return EditRequest(
@@ -171,10 +187,11 @@ def _counterfact(record: Record, case_id: int, where: str, references: dict[Key,
         target_new=target_new,
         target_true=target_true,
         paraphrases=_texts(record, "paraphrase_prompts", where),
-        neighborhood=tuple(Probe(prompt, target_true or "") for prompt in near),
+        neighborhood=tuple(Probe(prompt, target_true or "", known_as) for prompt in near),
         generation_prompts=_texts(record, "generation_prompts", where),
         references=references.get((str(relation), str(rewrite["target_new"].get("id"))), ()),
         relation=None if relation is None else str(relation),
+        aliases=_aliases(rewrite, "target_new", inside),
     )
 
 
@@ -203,6 +220,7 @@ def _zsre(record: Record, case_id: int, where: str, _references: dict[Key, tuple
         target_true=None,
         paraphrases=(_text(record, "rephrase", where, strip=False).rstrip(),) if "rephrase" in record else (),
         neighborhood=neighborhood,
+        aliases=tuple(answer.strip() for answer in answers[1:]),
     )
 
 
@@ -367,6 +385,11 @@ def _object(rewrite: Record, key: str, where: str) -> str:
     if not isinstance(value, dict) or "str" not in value:
         raise InputError(f'{where}: no "{key}" object with a "str": write it as {{"str": "...", "id": "..."}}')
     return _checked(value["str"], f'"{key}"', where).strip()
+
+
+def _aliases(rewrite: Record, key: str, where: str) -> tuple[str, ...]:
+    """Other names of an object, which may be missing."""
+    return tuple(name.strip() for name in _texts(rewrite[key], "aliases", f"{where}, {key}"))
 
 
 def _texts(record: Record, key: str, where: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sphere.geometry.directions import PrincipalSpectrum
     from sphere.geometry.null_space import KeySpectrum
 
-Need = Literal["second_moment", "key_spectrum", "principal_spectrum"]
+Need = Literal["second_moment", "key_spectrum", "principal_spectrum", "output_moment"]
 """What a solver or post-process can ask a layer for: each is made once, when it is first read."""
 
 Search = Mapping[str, tuple[Any, ...]]
@@ -43,21 +43,31 @@ class Layer:
     """Its decomposition, where that was computed before."""
     known_principal: PrincipalSpectrum | None = None
     """The decomposition of the pretrained weight's normalised rows, likewise."""
+    text_gradients: Tensor | None = None
+    """(d_out, d_out) S = E[g g^T], g the gradient of the text's loss at the layer's output, where it was taken."""
 
     @cached_property
     def second_moment(self) -> Tensor:
         """C (d_in, d_in), float64 on the weight's device; InputError without statistics or on a wrong shape."""
-        from sphere.geometry.linalg import matrix64
-
         if self.text_moment is None:
             raise InputError(f"layer {self.number} has no key second moment: give statistics of it")
-        size = self.pretrained.shape[1]
-        if tuple(self.text_moment.shape) != (size, size):
+        return self._square(self.text_moment, self.pretrained.shape[1], "second moment")
+
+    @cached_property
+    def output_moment(self) -> Tensor:
+        """S (d_out, d_out), float64 on the weight's device; InputError without it or on a wrong shape."""
+        if self.text_gradients is None:
+            raise InputError(f"layer {self.number} has no output moment: take its statistics with gradients")
+        return self._square(self.text_gradients, self.pretrained.shape[0], "output moment")
+
+    def _square(self, moment: Tensor, size: int, what: str) -> Tensor:
+        from sphere.geometry.linalg import matrix64
+
+        if tuple(moment.shape) != (size, size):
             raise InputError(
-                f"layer {self.number}'s second moment has shape {tuple(self.text_moment.shape)}: "
-                f"this weight needs {(size, size)}"
+                f"layer {self.number}'s {what} has shape {tuple(moment.shape)}: this weight needs {(size, size)}"
             )
-        return matrix64(self.text_moment.to(self.pretrained.device), "second_moment")
+        return matrix64(moment.to(self.pretrained.device), what.replace(" ", "_"))
 
     @property
     def covered_moment(self) -> Tensor:

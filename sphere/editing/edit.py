@@ -73,7 +73,8 @@ def edit(
         logging.getLogger(__name__).warning(remark)
     parts = adapter(model)
     where = tuple(layers) if layers is not None else default_layers(parts.n_layers)
-    for i in chosen.edited_layers(where):
+    edited = chosen.edited_layers(where, values or ValueSettings())
+    for i in edited:
         parts.layer(i)
     list(batches_of(requests, batch_size, parts, tokenizer, contexts or Contexts()))
     needs = chosen.needs_statistics
@@ -86,10 +87,12 @@ def edit(
     training = model.training
     model.eval()
     try:
-        check_arrival(parts, chosen.edited_layers(where)[-1])
+        check_arrival(parts, edited[-1])
         if needs and statistics is None:
             with _unedited(parts, state):
-                statistics = collect_statistics(parts, tokenizer, corpus or (), chosen.edited_layers(where))
+                statistics = collect_statistics(
+                    parts, tokenizer, corpus or (), edited, gradients=chosen.needs_gradients
+                )
         if contexts is None:
             generator = torch.Generator().manual_seed(seed)
             contexts = sample_contexts(parts, tokenizer, count=5, length=10, generator=generator)
@@ -108,7 +111,7 @@ def edit(
         parts.check_narrow(editor.layers)
         return found
     finally:
-        parts.narrow(chosen.edited_layers(where))
+        parts.narrow(edited)
         model.train(training)
 
 

@@ -19,9 +19,9 @@ from transformers import PreTrainedTokenizerBase
 
 from sphere.config.values import ValueSettings
 from sphere.data.records import EditRequest
+from sphere.editing.construction import target_layers, targets_by_layer
 from sphere.editing.contexts import Contexts
 from sphere.editing.state import weights_digest
-from sphere.editing.values import target_values
 from sphere.errors import InputError
 from sphere.files import config_digest, write_atomically
 from sphere.models.adapters import Adapter
@@ -33,7 +33,7 @@ class FrozenTargets:
     """Target values by case, all found with the same settings."""
 
     values: Mapping[int, Tensor] = field(default_factory=dict)
-    """Case id -> z (d,) in float64."""
+    """Case id -> z (layers, d) in float64: one row a layer that has target values of its own (``target_layers``)."""
     made_with: str = ""
     """``maker`` of what they were found with."""
 
@@ -68,9 +68,10 @@ class FrozenTargets:
         return cls(found, next(iter(made), ""))
 
 
-def maker(settings: ValueSettings, contexts: Contexts, layer: int, pretrained: Tensor) -> str:
-    """A digest of all that target values depend on beside the request; ``pretrained``: the layer's unedited weight."""
-    return config_digest([settings.plain(), contexts.types, layer, weights_digest({layer: pretrained})])
+def maker(settings: ValueSettings, contexts: Contexts, layers: Sequence[int], pretrained: Tensor) -> str:
+    """A digest of all that target values depend on beside the request; ``pretrained``: the last layer's weight."""
+    own = target_layers(layers, settings)
+    return config_digest([settings.optimised_with(), contexts.types, own, weights_digest({own[-1]: pretrained})])
 
 
 def find_frozen(
@@ -79,16 +80,20 @@ def find_frozen(
     requests: Sequence[EditRequest],
     contexts: Contexts,
     *,
-    layer: int,
+    layers: Sequence[int],
     settings: ValueSettings,
     group: int = 10,
 ) -> FrozenTargets:
-    """Target values of ``requests`` on the model as it stands, which must be unedited, ``group`` requests at once."""
+    """Target values of ``requests``, to edit ``layers`` towards, on the model as it stands, which must be unedited.
+
+    ``group`` requests are optimised at once.
+    """
     found: dict[int, Tensor] = {}
     starts = range(0, len(requests), group)
     for start in track(starts, f"target values of {len(requests)} requests"):
         some = requests[start : start + group]
-        values = target_values(adapter, tokenizer, some, contexts, layer=layer, settings=settings).values  # (d, n)
-        found |= {request.case_id: values[:, n] for n, request in enumerate(some)}
+        values = targets_by_layer(adapter, tokenizer, some, contexts, layers=layers, settings=settings)
+        stacked = torch.stack(list(values.values()))  # (layers, d, n)
+        found |= {request.case_id: stacked[:, :, n] for n, request in enumerate(some)}
     exact = torch.promote_types(adapter.dtype, torch.float32)
-    return FrozenTargets(found, maker(settings, contexts, layer, adapter.weight(layer).to(exact)))
+    return FrozenTargets(found, maker(settings, contexts, layers, adapter.weight(layers[-1]).to(exact)))

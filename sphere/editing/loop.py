@@ -22,6 +22,7 @@ from sphere.data.records import EditRequest
 from sphere.editing.batches import batches_of
 from sphere.editing.calling import calling, checked, of_shape
 from sphere.editing.component import Component, Layer
+from sphere.editing.construction import anchored, anchors_of, wanted_targets
 from sphere.editing.contexts import Contexts
 from sphere.editing.frozen import FrozenTargets, maker
 from sphere.editing.keys import Ascent, Seen, keys_and_outputs
@@ -32,7 +33,6 @@ from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver, LayerP
 from sphere.editing.spectra import Spectra
 from sphere.editing.state import EditState, Matrices, Memories, weights_digest
 from sphere.editing.stats import Statistics
-from sphere.editing.values import target_values
 from sphere.errors import InputError, NumericalError, out_of_memory
 from sphere.geometry.energy import Energy, measure_energy
 from sphere.models.adapters import adapter
@@ -72,7 +72,7 @@ class Editor:
         token_budget: int = DEFAULT_TOKEN_BUDGET,
     ) -> None:
         self.adapter, self.tokenizer, self.method = adapter(model), tokenizer, method
-        self.layers = method.edited_layers(layers)
+        self.layers = method.edited_layers(layers, values)
         for i in self.layers:
             self.adapter.layer(i)  # InputError if the model has no such layer
         self.values, self.contexts, self.seed = method.value_settings(values), contexts, seed
@@ -85,7 +85,7 @@ class Editor:
             self.pretrained = {i: self.adapter.weight(i).to(self.dtype).clone() for i in self.layers}
         self.base = weights_digest(self.pretrained)
         self.targets = targets or FrozenTargets()
-        self.made_with = maker(self.values, contexts, self.layers[-1], self.pretrained[self.layers[-1]])
+        self.made_with = maker(self.values, contexts, self.layers, self.pretrained[self.layers[-1]])
         self.state = self._start(state)
         self.adapter.widen(self.layers)
         self.prepared: dict[int, Any] = {}
@@ -117,7 +117,9 @@ class Editor:
         moved: dict[str, Any] = {
             kind: {i: t.to(place) for i, t in getattr(state, kind).items()} for kind in ("weights", "carried")
         }
-        memory = {i: {name: t.to(place) for name, t in known.items()} for i, known in state.memory.items()}
+        memory = {  # copies: a file's tensors lie at odd addresses, from where a product rounds in another way
+            i: {name: t.to(place, copy=True) for name, t in known.items()} for i, known in state.memory.items()
+        }
         return replace(state, **moved, memory=memory, pretrained=self.pretrained)
 
     def _calling(self, component: Component) -> AbstractContextManager[None]:
@@ -126,6 +128,7 @@ class Editor:
     def _prepare(self, spectra: Spectra) -> None:
         """Let the solver and every post-process take what they need of the unedited layers, one layer at a time."""
         moments: Mapping[int, Tensor] = {}
+        gradients: Mapping[int, Tensor] = {} if self.statistics is None else self.statistics.output_moments
         if self.method.needs_statistics:
             if self.statistics is None:
                 raise InputError(f"{self.method.name} needs key second moments: give statistics")
@@ -135,7 +138,8 @@ class Editor:
                     f"the key statistics lack layer {missing[0]}: collect them for layers {list(self.layers)}"
                 )
         for i in self.layers:
-            layer = Layer(self.pretrained[i], i, moments.get(i), spectra.keys.get(i), spectra.principal.get(i))
+            known = spectra.keys.get(i), spectra.principal.get(i), gradients.get(i)
+            layer = Layer(self.pretrained[i], i, moments.get(i), *known)
             with self._calling(self.method.solver):
                 self.prepared[i] = self.method.solver.prepare(layer)
             for process in self.method.postprocess:
@@ -166,7 +170,7 @@ class Editor:
     def first_record(self) -> Record:
         """The energies before any edit, as the row of batch 0."""
         energies = self._energies(self.state.weights)
-        return Record(0, 0, self._rows(energies, energies, self.state.weights, 0, 0), {})
+        return Record(0, 0, self._rows(energies, energies, self.state, 0, 0), {})
 
     def _batch_or_again(self, requests: Sequence[EditRequest]) -> Record:
         """One batch, made again in higher precision if a result is not finite."""
@@ -210,14 +214,22 @@ class Editor:
         memory: Memories = {}
         made: Made = {}
         solver = self.method.solver
+        edited, skipped, self.anchors = list[EditRequest](), list[int](), dict(state.anchors)
         if isinstance(solver, GradientSolver):
             memory = self._trained(solver, requests, current, updates, clock)
         else:
             assert isinstance(solver, ClosedFormSolver)
             for group in [[r] for r in requests] if solver.one_at_a_time else [requests]:
-                made = self._solved(solver, group, current, updates, clock)
+                kept, made = self._solved(solver, group, current, updates, clock)
+                edited += kept
+                skipped += [r.case_id for r in group if r not in kept]
+            if not edited:
+                raise NumericalError(
+                    f"batch {state.batch + 1}: all target values are too long for their anchor: lower clamp_norm_factor"
+                )
+        known = {} if getattr(solver, "one_at_a_time", False) else made
         for i in self.layers:
-            updates[i] = self._passed(self._processes("batch"), updates[i], i, before[i], clock)
+            updates[i] = self._passed(self._processes("batch"), updates[i], i, before[i], clock, known.get(i))
         after = {i: (before[i].double() + updates[i]).to(self.dtype) for i in self.layers}
         for i, weight in after.items():
             if not torch.isfinite(weight).all():
@@ -225,23 +237,27 @@ class Editor:
                 raise NumericalError(f"{name} is not finite after batch {state.batch + 1}: regularise more strongly")
         self._show(after)
         if isinstance(solver, ClosedFormSolver) and not solver.one_at_a_time:
-            memory = self._settled(solver, requests, made, updates, clock)
+            memory = self._settled(solver, edited, made, updates, clock)
         evaluated = self._evaluated(after, clock)
         number, edits = state.batch + 1, state.position + len(requests)
-        rows: list[dict[str, float]] = []
-        if number % self.energy_every == 0 or edits in self.energy_at:
-            with clock("energy"):
-                old, new = self._energies(state.weights), self._energies(evaluated)
-                rows = self._rows(old, new, evaluated, edits, number)
-        self.state = replace(
+        following = replace(
             state,
             position=edits,
             batch=number,
             weights=evaluated,
             carried=after if evaluated is not after else {},
             memory={i: remembered for i, remembered in memory.items() if remembered},
+            anchors=self.anchors,
         )
-        return Record(edits, number, rows, clock.seconds)
+        rows: list[dict[str, float]] = []
+        if number % self.energy_every == 0 or edits in self.energy_at:
+            with clock("energy"):
+                old, new = self._energies(state.weights), self._energies(evaluated)
+                rows = self._rows(old, new, following, edits, number)
+        self.state = following
+        cases = ", ".join(map(str, skipped))
+        note = f"target values longer than twice the anchor, of cases {cases}" if skipped else ""
+        return Record(edits, number, rows, clock.seconds, skipped=note)
 
     def _solved(
         self,
@@ -250,20 +266,28 @@ class Editor:
         current: Matrices,
         updates: Matrices,
         clock: Clock,
-    ) -> Made:
+    ) -> tuple[Sequence[EditRequest], Made]:
         """One closed-form solve a layer, in order, each seeing the earlier layers' updates.
 
-        ``current`` has the weights in float64; ``updates`` gets what was added to them.
+        ``current`` has the weights in float64; ``updates`` gets what was added to them. Returns the requests that
+        were edited too: all, but for those that ``values.anchor`` skips.
         """
         with clock("targets"):
-            targets = self._targets(requests)  # (d, n)
+            targets = self._targets(requests)  # layer -> (d, n)
+        if self.values.anchor:
+            self.anchors = self.anchors or anchors_of(targets)
+            requests, targets = anchored(requests, targets, self.anchors)
         made: Made = {}
-        ascent = self._ascent(requests)
+        if not requests:
+            return requests, made
+        spread, ascent = self.values.residual == "spread", self._ascent(requests)
         for number, i in enumerate(self.layers):
+            at = self.layers[-1] if spread else i
             with clock("keys"):
-                seen = ascent.at(i)
+                seen = ascent.at(i) if spread else self._keys_and_outputs(requests, [i], i)
             with clock("solve"), self._calling(solver):
-                wanted = (targets - seen.outputs) / (len(self.layers) - number)  # (d, n) of the residual stream
+                left = len(self.layers) - number if spread else 1
+                wanted = (targets[at] - seen.outputs) / left  # (d, n) of the residual stream
                 outputs = self.adapter.output(i, seen.bare_keys[i])
                 problem = LayerProblem(
                     weight=current[i],
@@ -276,39 +300,27 @@ class Editor:
                 )
                 solution = checked(solver.solve(problem), problem)
             made[i] = problem, solution
-            update = self._passed(self._processes("layer"), solution.update, i, current[i], clock)
+            update = self._passed(self._processes("layer"), solution.update, i, current[i], clock, made[i])
             updates[i] += update
             moved = current[i] + update
             self.adapter.set_weight(i, moved)
             if solver.one_at_a_time:  # otherwise the layer's turn is over
                 current[i] = moved
-        return made
+        return requests, made
 
-    def _targets(self, requests: Sequence[EditRequest]) -> Tensor:
-        """Target values (d, n): of the model as it stands, or, under ``weights: pretrained``, of the unedited one."""
-        if self.values.weights == "current":
-            return self._optimised(requests)
-        known = self.targets.of(requests, self.made_with)
-        if missing := [request for request in requests if request.case_id not in known]:
-            shown = {i: self.adapter.weight(i).clone() for i in self.layers}
-            self._show(self.pretrained)
-            try:
-                found = self._optimised(missing)
-            finally:
-                self._show(shown)
-            known |= {request.case_id: found[:, n] for n, request in enumerate(missing)}
-        return torch.stack([known[request.case_id].to(self.adapter.device) for request in requests], dim=1)
-
-    def _optimised(self, requests: Sequence[EditRequest]) -> Tensor:
-        return target_values(
+    def _targets(self, requests: Sequence[EditRequest]) -> dict[int, Tensor]:
+        """Layer -> target values (d, n)."""
+        return wanted_targets(
             self.adapter,
             self.tokenizer,
             requests,
             self.contexts,
-            layer=self.layers[-1],
+            layers=self.layers,
             settings=self.values,
+            pretrained=self.pretrained,
+            known=self.targets.of(requests, self.made_with),
             token_budget=self.token_budget,
-        ).values
+        )
 
     def _trained(
         self,
@@ -321,8 +333,14 @@ class Editor:
         """One layer fine-tuned in place: its change is the update."""
         (i,) = self.layers
         batch = encode_many(self.tokenizer, [(r.prompt, r.target_new, r.subject_end) for r in requests])
+        if solver.ends_targets:
+            if self.tokenizer.eos_token_id is None:
+                raise InputError(f"{solver.name} learns the end of a text, but the tokenizer has no eos_token: set one")
+            batch = [replace(item, ids=(*item.ids, self.tokenizer.eos_token_id)) for item in batch]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.state.batch)
         start = self.adapter.weight(i).double().clone()
+        if solver.joint:
+            self.adapter.set_weight(i, self.pretrained[i])
         with clock("solve"), self._calling(solver), torch.enable_grad():
             remembered = solver.fit(
                 self.adapter.model,
@@ -357,9 +375,10 @@ class Editor:
             found = {}
             for i, (problem, solution) in made.items():
                 try:
-                    found[i] = dict(solver.settle(problem, solution, applied[i], keys.get(i)))
+                    memory = solver.settle(problem, solution, applied[i], keys.get(i))
                 except NumericalError as error:
                     raise NumericalError(f"layer {i}: {error}") from None
+                found[i] = {name: t.contiguous() for name, t in memory.items()}  # as a file gives them back
         return found
 
     def _ascent(self, requests: Sequence[EditRequest]) -> Ascent:
@@ -372,14 +391,17 @@ class Editor:
             token_budget=self.token_budget,
         )
 
-    def _keys_and_outputs(self, requests: Sequence[EditRequest], layers: Sequence[int]) -> Seen:
+    def _keys_and_outputs(
+        self, requests: Sequence[EditRequest], layers: Sequence[int], last: int | None = None
+    ) -> Seen:
+        """Keys of ``layers``, and what the layer ``last``, or the last edited one, puts out."""
         return keys_and_outputs(
             self.adapter,
             self.tokenizer,
             requests,
             self.contexts,
             layers=layers,
-            last=self.layers[-1],
+            last=self.layers[-1] if last is None else last,
             token_budget=self.token_budget,
         )
 
@@ -391,12 +413,22 @@ class Editor:
         return [p for p in each if p.scope == scope]
 
     def _passed(
-        self, processes: Sequence[PostProcess], update: Tensor, layer: int, weight: Tensor, clock: Clock
+        self,
+        processes: Sequence[PostProcess],
+        update: Tensor,
+        layer: int,
+        weight: Tensor,
+        clock: Clock,
+        made: tuple[LayerProblem, Solution] | None = None,
     ) -> Tensor:
-        """The update of a layer's ``weight`` after these post-processes, each timed under its own phase."""
+        """The update of a layer's ``weight`` after these post-processes, each timed under its own phase.
+
+        ``made`` is the problem that it solves, where there is one.
+        """
+        keys, memory = (None, self.state.memory.get(layer, {})) if made is None else (made[0].keys, made[0].memory)
         for process in processes:
             with clock(process.phase), self._calling(process):
-                context = PostContext(weight, self.pretrained[layer], self.kept[process, layer])
+                context = PostContext(weight, self.pretrained[layer], self.kept[process, layer], keys, memory)
                 update = of_shape(process.apply(update, context), update)
         return update
 
@@ -424,9 +456,9 @@ class Editor:
         return self.measured[1]
 
     def _rows(
-        self, old: dict[int, Energy], new: dict[int, Energy], weights: Matrices, edits: int, batch: int
+        self, old: dict[int, Energy], new: dict[int, Energy], made: EditState, edits: int, batch: int
     ) -> list[dict[str, float]]:
-        """The rows of energy.csv for one batch, which made ``weights`` of the state's."""
+        """The rows of energy.csv for one batch, which made the state ``made``."""
         probes = self.statistics.probe_keys if self.statistics is not None else {}
         solver = self.method.solver
         return [
@@ -435,9 +467,9 @@ class Editor:
                 edits=edits,
                 batch=batch,
                 energies=(old[i], new[i]),
-                weights=(self.state.weights[i], weights[i]),
+                weights=(self.state.weights[i], made.weights[i]),
                 probe_keys=probes.get(i),
-                editable_share=solver.editable_share(self.prepared[i], self.state.memory.get(i, {})),
+                editable_share=solver.editable_share(self.prepared[i], made.memory.get(i, {})),
             )
             for i in self.layers
         ]

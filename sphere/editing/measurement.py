@@ -25,6 +25,8 @@ class Record:
     """Wall seconds by phase: targets, keys, solve, post-process, projection, energy."""
     retried: str = ""
     """What was not finite at the first attempt, where the batch was made in higher precision."""
+    skipped: str = ""
+    """Which requests were left out of the batch, and why."""
 
 
 class Clock:

@@ -108,12 +108,22 @@ class Method:
     @property
     def needs_statistics(self) -> bool:
         """Whether it takes key second moments."""
-        return bool(self.needs & {"second_moment", "key_spectrum"})
+        return bool(self.needs & {"second_moment", "key_spectrum", "output_moment"})
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the text's gradients have to be taken with the key second moments."""
+        return "output_moment" in self.needs
 
     @property
     def reads_targets(self) -> bool:
         """Whether its updates are made towards target values."""
         return isinstance(self.solver, ClosedFormSolver)
+
+    def shares_targets(self, model: ValueSettings) -> bool:
+        """Whether it reads the target values that a job of their own finds on the unedited model, for all methods."""
+        own = self.value_settings(model)
+        return model.weights == "pretrained" and self.reads_targets and own.optimised_with() == model.optimised_with()
 
     @property
     def spectra(self) -> tuple[str, ...]:
@@ -121,14 +131,22 @@ class Method:
         files: tuple[tuple[Need, str], ...] = (("key_spectrum", "null_space"), ("principal_spectrum", "directions"))
         return tuple(name for need, name in files if need in self.needs)
 
-    def edited_layers(self, layers: Sequence[int]) -> tuple[int, ...]:
-        """Those of ``layers`` that it edits: all, or, for a solver of a single layer, its own ``layer`` or the last."""
+    def edited_layers(self, layers: Sequence[int], values: ValueSettings) -> tuple[int, ...]:
+        """Those of ``layers`` that it edits; ``values`` are the model's settings of target values.
+
+        All, or those that ``values.residual`` leaves; for a solver of a single layer, its own ``layer`` or the last.
+        """
         if not layers or list(layers) != sorted(set(layers)):
             raise InputError(f"layers {list(layers)}: give at least one, ascending and without repeats")
         if not self.solver.single_layer:
-            return tuple(layers)
+            return edited_layers(layers, self.value_settings(values))
         chosen = getattr(self.solver, "layer", None)
         return (layers[-1] if chosen is None else chosen,)
+
+
+def edited_layers(layers: Sequence[int], values: ValueSettings) -> tuple[int, ...]:
+    """Those of ``layers`` that are edited towards target values: all, or the first and the last."""
+    return tuple(dict.fromkeys((layers[0], layers[-1]))) if values.residual == "ends" else tuple(layers)
 
 
 def resolve(

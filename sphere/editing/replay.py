@@ -59,12 +59,19 @@ class Replay:
 
     def run(self, changed: Tensor) -> Tensor:
         """Hidden states (B, T, d) behind the last layer, with the pivot's state (B, d) replaced by ``changed``."""
+        for state in self.walk(changed):  # noqa: B007 (the last is wanted)
+            pass
+        return state
+
+    def walk(self, changed: Tensor) -> Iterator[Tensor]:
+        """The states (B, T, d) behind the changed layer, and then behind each layer above it."""
         state = torch.cat([changed.unsqueeze(1), self.tail[:, 1:]], dim=1)
+        yield state
         for layer, arguments, prefix, name in zip(
             self.upper, self.arguments, self.prefixes, self.cache_names, strict=True
         ):
             state = hidden(layer(state, **arguments, **{name: prefix}))
-        return state
+            yield state
 
     def select(self, rows: Tensor) -> Replay:
         """The same for some of the rows (int64 indices)."""

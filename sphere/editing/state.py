@@ -48,6 +48,8 @@ class EditState:
     """Digest of the pretrained weights of the edited layers."""
     contexts: Contexts = field(default_factory=Contexts)
     """The context templates of all its edits."""
+    anchors: dict[int, float] = field(default_factory=dict)
+    """Layer -> the length that its target values are scaled to (``values.anchor``), once the first batch has told."""
     stopped: str = ""
     """Why the stream ended at ``position``, before all its edits were made; empty while it goes on."""
 
@@ -61,9 +63,14 @@ class EditState:
         for layer, remembered in self.memory.items():
             tensors |= {f"memory.{layer}.{name}": tensor.cpu().contiguous() for name, tensor in remembered.items()}
         note = {key: getattr(self, key) for key in ("method", "seed", "position", "batch", "base", "stopped")}
-        note |= {"contexts": self.contexts.types, "format": FORMAT}
+        note |= {"contexts": self.contexts.types, "anchors": list(self.anchors.items()), "format": FORMAT}
         with write_atomically(path) as temporary:
             save_file(tensors, str(temporary), metadata={"sphere_state": json.dumps(note, sort_keys=True)})
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the edited weights, and of all that is kept beside them for the next batch."""
+        kept = [*self.carried.values(), *(each for names in self.memory.values() for each in names.values())]
+        return sum(each.nbytes for each in self.weights.values()), sum(each.nbytes for each in kept)
 
     @classmethod
     def load(cls, path: str | Path, *, device: torch.device | str = "cpu", continued: bool = True) -> EditState:
@@ -90,7 +97,8 @@ class EditState:
                 found[kind].setdefault(int(layer), {})[name[0]] = tensor
             else:
                 found[kind][int(layer)] = tensor
-        return cls(**fields | {"contexts": Contexts.of(fields.get("contexts", ()))}, **found)
+        plain = {"contexts": Contexts.of(fields.get("contexts", ())), "anchors": dict(fields.get("anchors", ()))}
+        return cls(**fields | plain, **found)
 
 
 def weights_digest(weights: Mapping[int, Tensor]) -> str:

@@ -127,14 +127,15 @@ class _Optimisation:
         here = torch.arange(n, device=device)  # the requests that are not finished
         limit = self.settings.clamp_norm_factor * self.scale[:, None]
         for step in range(1, self.settings.steps + 1):
-            loss, gradient = self._loss(delta)
+            loss, gradient, likeliest = self._loss(delta)
             if not torch.isfinite(loss).all():
                 bad = self.requests[int(here[~torch.isfinite(loss)][0])]
                 raise NumericalError(f"case {bad.case_id} has no finite loss: lower values.lr or use float32")
             losses[here] = loss
             if step == self.settings.steps:
                 break
-            running = (loss >= self.settings.stop_loss).nonzero().squeeze(1)
+            finished = likeliest if self.settings.stop == "most_probable" else loss < self.settings.stop_loss
+            running = (~finished).nonzero().squeeze(1)
             if len(running) == 0:
                 break
             if len(running) < len(here):
@@ -152,8 +153,11 @@ class _Optimisation:
         return Targets((start + reached).T.double(), losses.float().cpu(), steps.cpu())
 
     @torch.enable_grad()
-    def _loss(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (n,) of each running request and its gradient (n, d)."""
+    def _loss(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each running request: loss (n,), its gradient (n, d), and whether its target is the likeliest text (n,).
+
+        It is where each of its tokens is the likeliest behind those before it, in every context (arXiv 2502.01636).
+        """
         delta = delta.detach().requires_grad_(True)
         moved = self.adapter.reachable(self.layer, self.outputs, delta)
         spread = moved.repeat_interleave(self.count, dim=0)
@@ -165,13 +169,16 @@ class _Optimisation:
             0, self.labels.row, nll / self.labels.length[self.labels.row]
         )
         loss = per_text.view(-1, self.count).mean(1)
+        missed = (log_p.argmax(1) != self.labels.token).long()
+        missed = torch.zeros(len(states), device=nll.device, dtype=torch.long).index_add(0, self.labels.row, missed)
+        likeliest = missed.view(-1, self.count).sum(1) == 0
         clean = self.prompts.tail[:, 0]
         after = self._log_probabilities(self.prompts.run(clean + moved.to(clean.dtype))[:, 0])
         kl = (after.exp() * (after - self.clean)).sum(1)  # after || before, ROME's equation 4
         decay = delta.norm(dim=1) / self.scale**2
         loss = loss + self.settings.kl_factor * kl + self.settings.weight_decay * decay
         (gradient,) = torch.autograd.grad(loss.sum(), delta)
-        return loss.detach(), gradient
+        return loss.detach(), gradient, likeliest
 
     def _log_probabilities(self, states: Tensor) -> Tensor:
         logits = self.adapter.logits(self.adapter.final_norm(states))

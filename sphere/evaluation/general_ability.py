@@ -107,9 +107,7 @@ _BOOTSTRAP = 100
 """Above 0, so that the harness gives the closed-form standard error of a mean; only other metrics are bootstrapped."""
 
 
-def _load_tasks(
-    tasks: Sequence[str], folders: list[Path], data: Mapping[str, TaskData], cache: str
-) -> dict[str, Any]:
+def _load_tasks(tasks: Sequence[str], folders: list[Path], data: Mapping[str, TaskData], cache: str) -> dict[str, Any]:
     """The harness's task objects by name; its own tasks are indexed only if some name is not local."""
     from lm_eval.tasks import TaskManager
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from sphere.errors import InputError
 from sphere.files import read_json
-from sphere.models.adapters import adapter
+from sphere.models.adapters import Adapter, adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
 from sphere.models.precision import finite
 
@@ -66,7 +66,6 @@ def continue_rows(
     pad: int,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     seed: int | None = None,
-    strict: bool = True,
 ) -> list[tuple[int, ...]]:
     """Each row followed by ``new_tokens`` tokens, one at a time: the likeliest, or, with a ``seed``, sampled.
 
@@ -74,7 +73,7 @@ def continue_rows(
     seed, the row itself and the model alone. No token ends a generation, as in the published measure of fluency: an end
     token is followed by whatever comes next. Rows are padded on the left with explicit masks and positions, so a row's
     neighbours in a batch change nothing. The continuation is cut where the model has no more positions.
-    NumericalError if ``strict`` and a logit is not finite.
+    NumericalError if a logit is not finite.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     parts = adapter(model)
@@ -92,10 +91,7 @@ def continue_rows(
         count = max(wanted[i] for i in batch)
         draws = None if seed is None else torch.tensor(np.stack([_draws(seed, rows[i], count) for i in batch]))
         for number in range(count):
-            state = parts.backbone(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state
-            logits = finite(parts.logits(state[:, -1]), strict).float()  # (B, V)
+            logits = _next_logits(parts, ids, mask, positions, cache)
             ids = logits.argmax(-1, keepdim=True) if draws is None else _sampled(logits, draws[:, number])  # (B, 1)
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             positions = (positions[:, -1:] + 1).clamp(max=limit and limit - 1)  # a full row runs on, unused
@@ -109,6 +105,58 @@ def continue_rows(
             [len(row) + count for row, count in zip(rows, wanted, strict=True)], run, token_budget=token_budget
         )
     return done
+
+
+def continue_until(
+    model: PreTrainedModel,
+    rows: Sequence[tuple[int, ...]],
+    ended: Callable[[int, Sequence[int]], bool],
+    *,
+    new_tokens: int,
+    pad: int,
+    token_budget: int = DEFAULT_TOKEN_BUDGET,
+) -> list[tuple[int, ...]]:
+    """The likeliest continuation of each row alone, until it has ``ended`` or has ``new_tokens`` tokens.
+
+    ``ended`` is told a row's index and its continuation so far, after each token. A row that has ended leaves its
+    batch; padding and the end of the model's positions are as in ``continue_rows``.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    parts = adapter(model)
+    wanted = [new_tokens if limit is None else max(0, min(new_tokens, limit - len(row))) for row in rows]
+    done: list[tuple[int, ...]] = [() for _ in rows]
+
+    def run(batch: list[int]) -> None:
+        going = [i for i in batch if wanted[i]]
+        said: dict[int, list[int]] = {i: [] for i in batch}
+        cache = DynamicCache(config=model.config)
+        if going:
+            ids, mask = _left_pad([rows[i] for i in going], pad, parts.device)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
+        while going:
+            ids = _next_logits(parts, ids, mask, positions, cache).argmax(-1, keepdim=True)  # (B, 1)
+            for i, token in zip(going, ids[:, 0].tolist(), strict=True):
+                said[i].append(token)
+            left = [k for k, i in enumerate(going) if len(said[i]) < wanted[i] and not ended(i, said[i])]
+            kept = torch.tensor(left, dtype=torch.long, device=parts.device)
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)[kept]
+            ids, positions = ids[kept], positions[kept, -1:] + 1
+            cache.batch_select_indices(kept)
+            going = [going[k] for k in left]
+        for i in batch:
+            done[i] = tuple(said[i])
+
+    with torch.no_grad():
+        run_in_batches([len(row) + new_tokens for row in rows], run, token_budget=token_budget)
+    return done
+
+
+def _next_logits(parts: Adapter, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
+    """Logits of the token behind each row, (B, V) float32; ``cache`` takes in the new positions."""
+    state = parts.backbone(
+        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    return finite(parts.logits(state[:, -1])).float()
 
 
 def _draws(seed: int, row: Sequence[int], count: int) -> NDArray[np.float64]:

@@ -9,6 +9,10 @@ specificity (neighbourhood prompts; for zsRE the unrelated question):
 ``accuracy``        share of prompts on which teacher-forced argmax gives every target token.
 ``token_accuracy``  share of target tokens given by teacher-forced argmax, over all tokens of the record's prompts.
 ``generation``      share of greedy free generations that begin with the target.
+``strict``          share of whole free answers, behind the bare prompt, that are the target or an alias of it
+                    (``evaluation.strict``); ``strict_question``, of answers to the prompt put as a question.
+``belief``          log-odds of the target against the other object in nats: log P(target) - log P(other), each a sum
+                    over tokens (``success`` compares means), mean over prompts. NaN without a true target.
 
 The target is the new object for efficacy and generalization, and the probe's own answer for specificity.
 """
@@ -25,15 +29,24 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sphere.config.evaluation import StrictSettings
 from sphere.data.records import EditRequest
 from sphere.errors import InputError
-from sphere.evaluation.generation import GenerationSettings, consistency, continue_rows, fit_tfidf, n_gram_entropy
+from sphere.evaluation.generation import (
+    GenerationSettings,
+    consistency,
+    continue_rows,
+    evenly,
+    fit_tfidf,
+    n_gram_entropy,
+)
+from sphere.evaluation.strict import STRICT, Accepted, answered
 from sphere.models.adapters import Adapter, adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
 from sphere.models.precision import finite
 from sphere.models.tokens import PAD, Encoded, encode_many, right_pad
 
-FAMILIES = ("success", "accuracy", "token_accuracy", "generation")
+FAMILIES = ("success", "accuracy", "token_accuracy", "generation", *STRICT.values(), "belief")
 METRICS = ("efficacy", "generalization", "specificity")
 COLUMNS = ("case_id", *(f"{family}_{metric}" for family in FAMILIES for metric in METRICS), "fluency", "consistency")
 
@@ -52,6 +65,11 @@ class TargetScore:
     matches: tuple[bool, ...]
     """For each target token, whether it is the most likely one."""
 
+    @property
+    def log_probability(self) -> float:
+        """Of the whole target, in nats."""
+        return -self.nll * len(self.matches)
+
 
 def evaluate_requests(
     model: PreTrainedModel,
@@ -61,24 +79,28 @@ def evaluate_requests(
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     generation: GenerationSettings | None = None,
     tfidf: TfidfVectorizer | None = None,
+    strict: StrictSettings | None = None,
+    belief: bool = True,
     progress: Callable[[int, int], None] | None = None,
-    strict: bool = True,
 ) -> pd.DataFrame:
     """Evaluate ``model`` on ``requests``: one row a record in their order, with the columns ``COLUMNS``.
 
-    Shares are in [0, 1], fluency is in bits x 100, consistency in [0, 1]; NaN where a record has no such prompts or,
-    for what needs generations, none were asked for. ``tfidf`` weighs the words of consistency; without it, it is fitted
-    on the reference texts of ``requests``. ``progress`` is told (targets scored, targets in all) by teacher forcing.
-    Raises NumericalError if a logit is not finite; without ``strict`` it counts as a miss, as a diverged edit's does.
+    Shares are in [0, 1], beliefs in nats, fluency is in bits x 100, consistency in [0, 1]; NaN where a record has no
+    such prompts or, for what needs generations, none were asked for. ``tfidf`` weighs the words of consistency;
+    without it, it is fitted on the reference texts of ``requests``. ``progress`` is told (targets scored, targets in
+    all) by teacher forcing. Raises NumericalError if a logit is not finite (``diverged_may_miss``).
     """
     pairs = sorted({pair for request in requests for pair in _pairs(request)})
-    scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress, strict=strict)
+    scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress)
     scores = dict(zip(pairs, scored, strict=True))
-    frame = pd.DataFrame([_teacher_forced(request, scores) for request in requests], columns=list(COLUMNS))
+    rows = [_teacher_forced(request, scores) | (_beliefs(request, scores) if belief else {}) for request in requests]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
     whole = "int64" if all(abs(request.case_id) < 2**63 for request in requests) else "object"
     frame = frame.astype({column: whole if column == "case_id" else "float64" for column in COLUMNS})
     if generation is not None:
-        _add_generations(frame, model, tokenizer, requests, generation, tfidf, token_budget, strict)
+        _add_generations(frame, model, tokenizer, requests, generation, tfidf, token_budget)
+    if strict is not None:
+        _add_strict(frame, model, tokenizer, requests, strict, token_budget)
     return frame
 
 
@@ -89,7 +111,6 @@ def score_targets(
     *,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     progress: Callable[[int, int], None] | None = None,
-    strict: bool = True,
 ) -> list[TargetScore]:
     """Score each (prompt, target) of ``pairs`` under teacher forcing, in their order.
 
@@ -108,7 +129,7 @@ def score_targets(
     def run(batch: list[int]) -> None:
         owned = [(slot, i) for slot, row in enumerate(batch) for i in members[row]]
         hidden = _hidden(parts, [rows[row] for row in batch])
-        found.update(_score_hidden(parts, hidden, owned, encoded, strict))
+        found.update(_score_hidden(parts, hidden, owned, encoded))
         if progress is not None:
             progress(len(found), len(encoded))
 
@@ -144,7 +165,7 @@ def _hidden(parts: Adapter, rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _score_hidden(
-    parts: Adapter, hidden: Tensor, owned: Sequence[tuple[int, int]], encoded: Sequence[Encoded], strict: bool
+    parts: Adapter, hidden: Tensor, owned: Sequence[tuple[int, int]], encoded: Sequence[Encoded]
 ) -> dict[int, TargetScore]:
     """Scores of the (row of ``hidden``, index into ``encoded``) pairs, with logits at target positions only."""
     slots: list[int] = []
@@ -162,7 +183,7 @@ def _score_hidden(
     wanted = torch.tensor(targets, device=hidden.device)
     nll, matches = [], []
     for chunk, target in zip(states.split(_POSITIONS_AT_ONCE), wanted.split(_POSITIONS_AT_ONCE), strict=True):
-        logits = finite(parts.logits(chunk), strict).float()  # (n, V)
+        logits = finite(parts.logits(chunk)).float()  # (n, V)
         nll.append(logits.logsumexp(-1) - logits.gather(1, target[:, None])[:, 0])
         matches.append(logits.argmax(-1) == target)
     losses, hits = torch.cat(nll).double().cpu(), torch.cat(matches).cpu()
@@ -209,9 +230,47 @@ def _teacher_forced(request: EditRequest, scores: dict[Pair, TargetScore]) -> di
     return row
 
 
+def _beliefs(request: EditRequest, scores: dict[Pair, TargetScore]) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for metric, asked in _asked(request).items():
+        rival = _rival(request, metric)
+        if rival is not None and asked:
+            odds = [scores[p].log_probability - scores[p[0], rival].log_probability for p in asked]
+            row[f"belief_{metric}"] = sum(odds) / len(odds)
+    return row
+
+
 def _share(hits: Iterable[bool]) -> float:
     values = list(hits)
     return sum(values) / len(values) if values else math.nan
+
+
+def _accepted(request: EditRequest) -> dict[str, list[tuple[str, Accepted]]]:
+    """The (prompt, accepted answers) pairs behind each strict metric of one record."""
+    new = (request.target_new, *request.aliases)
+    return {
+        "efficacy": [(request.prompt, new)],
+        "generalization": [(prompt, new) for prompt in request.paraphrases],
+        "specificity": [(probe.prompt, (probe.target, *probe.aliases)) for probe in request.neighborhood],
+    }
+
+
+def _add_strict(
+    frame: pd.DataFrame,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    requests: Sequence[EditRequest],
+    settings: StrictSettings,
+    token_budget: int,
+) -> None:
+    """Fill the strict families of the chosen rows of ``frame`` in place."""
+    chosen = {i: _accepted(requests[i]) for i in evenly(len(requests), settings.records)}
+    asked = [each for wanted in chosen.values() for several in wanted.values() for each in several]
+    for form in settings.forms:
+        right = answered(model, tokenizer, asked, form=form, tokens=settings.tokens, token_budget=token_budget)
+        for i, wanted in chosen.items():
+            for metric, several in wanted.items():
+                frame.loc[i, f"{STRICT[form]}_{metric}"] = _share(right[each] for each in several)
 
 
 def _add_generations(
@@ -222,15 +281,14 @@ def _add_generations(
     settings: GenerationSettings,
     tfidf: TfidfVectorizer | None,
     token_budget: int,
-    strict: bool,
 ) -> None:
     """Fill the generation family, fluency and consistency of the chosen rows of ``frame`` in place."""
     chosen = settings.chosen(len(requests))
     some = [requests[i] for i in chosen]
-    texts = _texts(model, tokenizer, some, settings, token_budget, strict)
+    texts = _texts(model, tokenizer, some, settings, token_budget)
     if tfidf is None and (known := [text for request in requests for text in request.references]):
         tfidf = fit_tfidf(known)
-    begins = _begins(model, tokenizer, some, token_budget, strict) if settings.family else {}
+    begins = _begins(model, tokenizer, some, token_budget) if settings.family else {}
     for i, request in zip(chosen, some, strict=True):
         if settings.family:
             for metric, asked in _asked(request).items():
@@ -248,7 +306,6 @@ def _texts(
     requests: Sequence[EditRequest],
     settings: GenerationSettings,
     token_budget: int,
-    strict: bool,
 ) -> dict[str, str]:
     """Each generation prompt with its sampled continuation; repeated prompts run once."""
     prompts = sorted({prompt for request in requests for prompt in request.generation_prompts})
@@ -256,9 +313,7 @@ def _texts(
     for prompt, row in zip(prompts, rows, strict=True):
         adapter(model).check_row(row, prompt, tokenizer)
     new_tokens = [settings.length - len(row) for row in rows]
-    done = continue_rows(
-        model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, seed=settings.seed, strict=strict
-    )
+    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, seed=settings.seed)
     return dict(zip(prompts, _decoded(tokenizer, done, skip_special_tokens=True), strict=True))
 
 
@@ -267,7 +322,6 @@ def _begins(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest],
     token_budget: int,
-    strict: bool,
 ) -> dict[Pair, bool]:
     """For each (prompt, wanted target), whether the greedy continuation of the prompt begins with the target.
 
@@ -277,7 +331,7 @@ def _begins(
     whole = encode_many(tokenizer, [(prompt, target, None) for prompt, target in pairs])
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt, _ in pairs])]
     new_tokens = [2 * (len(item.ids) - (item.target_start or 0)) for item in whole]
-    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, strict=strict)
+    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget)
     texts = _decoded(tokenizer, done, skip_special_tokens=False)
     wanted = _decoded(tokenizer, [item.ids for item in whole], skip_special_tokens=False)
     return {pair: text.startswith(want) for pair, text, want in zip(pairs, texts, wanted, strict=True)}

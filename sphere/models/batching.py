@@ -9,6 +9,10 @@ from sphere.errors import out_of_memory
 
 DEFAULT_TOKEN_BUDGET = 8192
 """Padded tokens in one forward pass."""
+KEPT_SHARE = 8
+"""A pass that keeps what gradients need takes this part of the tokens of one that does not."""
+CHUNK = 512
+"""Positions whose logits are there at once, where a text's loss is taken."""
 ALIKE = 0.75
 """Least of the sizes of rows in a batch, as a share of the largest: so much of a padded batch is no padding."""
 

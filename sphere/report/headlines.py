@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from sphere.report.tables.layout import (
+    ANCHORS,
     METRICS,
-    PRE_EDITED,
     dataset_label,
     family_label,
     family_of,
@@ -37,7 +37,7 @@ def headlines(study: Path) -> list[str]:
 def _editing(by_method: pd.DataFrame) -> str:
     """SPHERE and the best baseline on each dataset, best first, by the mean of the metrics that it has."""
     said = []
-    edited = by_method[(by_method["method"] != PRE_EDITED) & by_method["metric"].isin(METRICS)]
+    edited = by_method[~by_method["method"].isin(ANCHORS) & by_method["metric"].isin(METRICS)]
     for (model, dataset), place in edited.groupby(["model", "dataset"], sort=False):
         family = family_of(str(dataset))
         last = place[(place["edits"] == place["edits"].max()) & (place["metric_family"] == family)]

@@ -12,12 +12,12 @@ from sphere.files import read_table
 
 _CELLS = {"zsre": ("eff", "gen", "spe"), "cf": ("eff", "gen", "spe", "flu", "consis")}
 WORDS: dict[str, tuple[str, ...]] = {
-    "table1_main": ("model", "method"),
+    "table1_main": ("model", "method", "zsre_family", "cf_family"),
     "table2_runtime": ("model",),
     "sensitivity": (),
     "spearman": ("method",),
     "independent": ("source", "model", "dataset", "family", "method"),
-    "claims": ("id", "claim", "statistic"),
+    "claims": ("id", "claim", "statistic", "source"),
 }
 """File -> its columns of text."""
 NUMBERS: dict[str, tuple[str, ...]] = {

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from sphere.files import write_atomically
-from sphere.report.tables.layout import PRE_EDITED, base_of, is_headline, method_label
+from sphere.report.tables.layout import IN_CONTEXT, PRE_EDITED, base_of, is_headline, method_label
 
 COLUMN = 3.3  # inches: one column of a two-column page
 PAGE = 6.75  # inches: the whole page
@@ -92,6 +92,7 @@ class Look:
 SOLID: Dash = "-"
 _KNOWN: dict[str, tuple[str, str, Dash]] = {
     PRE_EDITED: ("#444444", "None", (0, (6, 2))),
+    IN_CONTEXT: ("#B07AA1", "None", (0, (2, 2))),
     "ft": ("#999933", "v", (0, (1, 1))),
     "rome": ("#DDAA33", "<", (0, (4, 1, 1, 1))),
     "memit": ("#66BBEE", "o", (0, (5, 1.5))),

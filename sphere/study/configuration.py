@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sphere.config.base import Settings, read_settings
+from sphere.config.evaluation import NeutralSettings
 from sphere.config.facts import FACTS_TASKS
 from sphere.config.model import GgufSource, HubSource, ModelConfig, PathSource, WorldSource
 from sphere.config.sources import Source, load_sources
@@ -53,6 +54,10 @@ class Study(Settings):
             for method in self.study.methods
         )
         return sorted({*model.layers, *(layer for layer in chosen if layer is not None)})
+
+    def takes_gradients(self, model: ModelConfig) -> bool:
+        """Whether a method of the study needs the text's gradients beside its keys."""
+        return any(self.method(model.name, method).needs_gradients for method in self.study.methods)
 
     def method(self, model: str, name: str) -> Method:
         """A method under the settings that its model's file has for it."""
@@ -231,6 +236,8 @@ def _check_sources(path: Path, whole: Study) -> None:
                 _known(f"{path}: datasets.{name}.{key}", value, rows["file"])
             elif not isfile(value):
                 raise InputError(f"{path}: datasets.{name}.{key}: {value} is not there")
+    if whole.study.neutral is not None:
+        _check_neutral(path, whole, whole.study.neutral)
     if whole.study.corpus is not None:
         _known(f"{path}: corpus.item", whole.study.corpus.item, rows["file"])
     for name, model in whole.models.items():
@@ -250,6 +257,20 @@ def _check_sources(path: Path, whole: Study) -> None:
             ours = [file.stem for file in (whole.root / "tasks").glob("*.yaml")]
             hint = nearest(task, [*MADE_TASKS, *ours, *rows["dataset"], *names("sphere.tasks")])
             raise InputError(f"{path}: tasks.names: unknown task {task!r}{hint} (or add its data to sources.tsv)")
+
+
+def _check_neutral(path: Path, whole: Study, neutral: NeutralSettings) -> None:
+    """The texts are there: the user's, or, as far as can be told before it is made, those of the corpus."""
+    if neutral.file is not None:
+        if not isfile(neutral.file):
+            raise InputError(f"{path}: neutral.file: {neutral.file} is not there")
+    elif whole.study.corpus is None and whole.study.world is not None:
+        taken = max(model.statistics.documents for model in whole.models.values())
+        if taken + neutral.passages > whole.study.world.documents:
+            raise InputError(
+                f"{path}: neutral.passages: {neutral.passages} texts behind the {taken} of key statistics, but "
+                f"world.documents is {whole.study.world.documents}: lower it, or raise that"
+            )
 
 
 def _known(where: str, name: str, rows: list[str]) -> None:

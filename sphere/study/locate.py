@@ -62,7 +62,7 @@ def first_batches(
     text = StatisticsSettings(documents=max(1, len(documents)))
     rows = []
     for layers in track(sets, f"first batches by {method.name}"):
-        edited = method.edited_layers(layers)
+        edited = method.edited_layers(layers, ValueSettings())
         statistics, spectra = prepare(loaded, method, edited, documents, text)
         (row,) = try_on(
             loaded,

@@ -82,8 +82,9 @@ def prepare(
     """Key statistics and decompositions of the unedited model, as far as ``method`` reads them."""
     parts, statistics, spectra = Adapter(loaded.model), None, Spectra({}, {})
     if method.needs_statistics:
-        how = settings.model_dump(exclude={"documents"})
-        statistics = collect_statistics(parts, loaded.tokenizer, documents[: settings.documents], layers, **how)
+        how = settings.model_dump(exclude={"documents"}) | {"gradients": method.needs_gradients}
+        some = documents[: settings.documents]
+        statistics = collect_statistics(parts, loaded.tokenizer, some, layers, **how)
         if "key_spectrum" in method.needs:
             spectra.keys.update({i: key_spectrum(c) for i, c in statistics.second_moments.items()})
     if "principal_spectrum" in method.needs:
@@ -111,7 +112,7 @@ def search(
     first = {key: found[key] for key in method.search}
     drawn = [trial for trial in trials(method.search, tuning.trials, rng=rng) if trial != first]
     candidates = [first, *drawn][: tuning.trials]
-    layers = method.edited_layers(model.layers)
+    layers = method.edited_layers(model.layers, model.values)
     contexts = sampled_contexts(loaded, model.contexts)
     statistics, spectra = prepare(loaded, method, layers, documents, model.statistics)
     frame = try_on(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 
-from sphere.config.evaluation import TaskSettings
+from sphere.config.evaluation import NeutralSettings, StrictSettings, TaskSettings
 from sphere.config.model import EditSettings
 from sphere.data.records import EditRequest, load_requests
 from sphere.editing.contexts import Contexts
@@ -21,7 +24,7 @@ from sphere.editing.spectra import Spectra
 from sphere.editing.state import EditState
 from sphere.editing.stats import Statistics
 from sphere.errors import NumericalError
-from sphere.evaluation import general_ability, metrics
+from sphere.evaluation import general_ability, metrics, neutral
 from sphere.evaluation.general_ability import TaskData, evaluate_tasks
 from sphere.evaluation.generation import GenerationSettings, evenly, fit_tfidf, read_tfidf
 from sphere.evaluation.metrics import evaluate_requests
@@ -29,6 +32,7 @@ from sphere.evaluation.neurons import gather_neurons
 from sphere.files import write_csv
 from sphere.models.adapters import adapter
 from sphere.models.loading import LoadedModel, load
+from sphere.models.precision import diverged_may_miss
 from sphere.progress import track
 
 
@@ -52,12 +56,13 @@ def edit_segment(
     out_energy: Path,
     out_timing: Path,
     out_incidents: Path,
+    out_cost: Path,
 ) -> None:
     """Edit the stream from where ``previous`` stands (its start without one) to ``upto`` edits.
 
     Writes the new state, energy.csv (one row a measured batch, the last among them, and layer; batch 0 is the unedited
-    model), timing.csv (one row a batch and phase, in wall seconds) and incidents.csv. A stream whose numbers stay
-    unusable in higher precision stops there: its state says so, and every later segment passes that state on.
+    model), timing.csv (one row a batch and phase, in wall seconds), incidents.csv and cost.csv. A stream whose numbers
+    stay unusable in higher precision stops there: its state says so, and every later segment passes that state on.
     """
     records: list[Record] = []
     incidents: list[tuple[int, int, str, str]] = []
@@ -70,6 +75,7 @@ def edit_segment(
         timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
         write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), out_timing)
         write_csv(pd.DataFrame(incidents, columns=list(INCIDENT_COLUMNS)), out_incidents)
+        write_csv(pd.DataFrame([(state.position, *_peaks(), *state.sizes())], columns=list(COST_COLUMNS)), out_cost)
 
     if state is not None and state.stopped:
         print(f"the stream stopped after {state.position} edits: {state.stopped}", flush=True)
@@ -107,6 +113,8 @@ def edit_segment(
         if failure:
             incidents.append((start, start // batch_size + 1, "stopped" if stopped else "retried", failure))
             print(f"{incidents[-1][2]} after {start} edits: {failure}", flush=True)
+        elif records[-1].skipped:
+            incidents.append((start, start // batch_size + 1, "skipped", records[-1].skipped))
         if stopped:
             return write(replace(editor.state, stopped=stopped))
     write(editor.state)
@@ -118,6 +126,14 @@ ENERGY_COLUMNS = (
     *("update_norm", "weight_norm", "editable_share"),
 )
 INCIDENT_COLUMNS = ("edits", "batch", "event", "reason")
+COST_COLUMNS = ("edits", "peak_memory", "peak_device_memory", "weights", "kept")
+
+
+def _peaks() -> tuple[int, int | None]:
+    """The most main memory that this process has held, and the most that tensors have held of its GPU, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    main = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return main, torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None
 
 
 def evaluate_states(
@@ -131,10 +147,13 @@ def evaluate_states(
     generation: GenerationSettings | None,
     word_weights: tuple[Path, Path] | None = None,
     records: int | None = None,
+    strict: StrictSettings | None = None,
+    belief: bool = True,
+    in_context: bool = False,
 ) -> None:
     """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
 
-    With ``records``, on so many of them, evenly spread.
+    With ``records``, on so many of them, evenly spread; ``in_context``, with each one's new fact before its prompts.
 
     A state of a stream that stopped before its checkpoint gets a CSV without rows; where its logits are not finite,
     as a diverged edit's can be, it misses. The word weights of consistency come from ``word_weights`` (vocabulary and
@@ -149,9 +168,17 @@ def evaluate_states(
         upto = len(requests) if state is None else _put(loaded, state)
         frame = pd.DataFrame(columns=list(metrics.COLUMNS))
         if upto is not None:
-            some = [requests[i] for i in evenly(upto, records)]
-            how: Any = {"generation": generation, "tfidf": tfidf, "strict": state is None}
-            frame = evaluate_requests(loaded.model, loaded.tokenizer, some, **how)
+            some = [requests[i].in_context() if in_context else requests[i] for i in evenly(upto, records)]
+            with diverged_may_miss(state is not None):
+                frame = evaluate_requests(
+                    loaded.model,
+                    loaded.tokenizer,
+                    some,
+                    generation=generation,
+                    tfidf=tfidf,
+                    strict=strict,
+                    belief=belief,
+                )
         write_csv(frame, out)
         print(f"{out}: {len(frame)} records", flush=True)
 
@@ -191,6 +218,33 @@ def score_states(
             )
         write_csv(frame, out)
         print(f"{out}: {len(frame)} tasks", flush=True)
+
+
+def measure_drift(
+    model: Path,
+    states: Sequence[Path],
+    texts: Path,
+    outs: Sequence[Path],
+    *,
+    load_settings: Mapping[str, Any],
+    settings: NeutralSettings,
+    skip: int,
+) -> None:
+    """Bits a byte and drift of each state on ``texts``, one CSV a state (without rows, where the stream stopped before
+    its checkpoint); without states, of the unedited model. The first ``skip`` texts are left out."""
+    loaded = load(model, **load_settings)
+    parts = adapter(loaded.model)
+    read = neutral.read_texts(texts, skip=skip, count=settings.passages)
+    taken = neutral.passages(loaded.tokenizer, read, length=settings.length)
+    unedited = neutral.states_of(parts, loaded.tokenizer, taken)
+    for state, out in zip(states or (None,), outs, strict=True):
+        frame = pd.DataFrame(columns=list(neutral.COLUMNS))
+        if state is None:
+            frame = neutral.compare(parts, taken, unedited)
+        elif _put(loaded, state) is not None:
+            frame = neutral.compare(parts, taken, neutral.states_of(parts, loaded.tokenizer, taken), unedited)
+        write_csv(frame, out)
+        print(f"{out}: {len(frame)} metrics on {len(taken)} texts", flush=True)
 
 
 def _put(loaded: LoadedModel, path: Path) -> int | None:

@@ -9,6 +9,7 @@ from sphere.config.model import EditSettings
 from sphere.data.records import EditRequest, load_requests
 from sphere.editing.contexts import Contexts
 from sphere.editing.frozen import find_frozen
+from sphere.editing.methods import edited_layers
 from sphere.models.adapters import adapter
 from sphere.models.loading import load
 
@@ -23,7 +24,7 @@ def find_targets(
     every: dict[int, EditRequest] = {r.case_id: r for path in streams for r in load_requests(path).requests}
     mine = [every[case] for case in sorted(every)[part * size : (part + 1) * size]]
     loaded = load(model, **editing.load_settings())
-    parts, layer = adapter(loaded.model), editing.layers[-1]
-    prefixes, settings = Contexts.read(contexts), editing.values
-    find_frozen(parts, loaded.tokenizer, mine, prefixes, layer=layer, settings=settings).save(out)
+    parts, settings = adapter(loaded.model), editing.values
+    layers, prefixes = edited_layers(editing.layers, settings), Contexts.read(contexts)
+    find_frozen(parts, loaded.tokenizer, mine, prefixes, layers=layers, settings=settings).save(out)
     print(f"{out}: {len(mine)} requests", flush=True)

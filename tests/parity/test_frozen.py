@@ -15,7 +15,7 @@ from test_values import CONTEXTS, REQUESTS
 
 from sphere.config.model import EditSettings
 from sphere.config.values import ValueSettings
-from sphere.editing import loop
+from sphere.editing import construction
 from sphere.editing.frozen import FrozenTargets, find_frozen
 from sphere.editing.loop import Editor
 from sphere.editing.methods import resolve
@@ -39,7 +39,7 @@ def editor(model: Any, tokenizer: Any, name: str, values: ValueSettings, **given
 def frozen(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> FrozenTargets:
     tokenizer = tiny_tokenizer(True)
     model = tiny_model("llama", len(tokenizer)).double()
-    return find_frozen(Adapter(model), tokenizer, REQUESTS, CONTEXTS, layer=LAYERS[-1], settings=FROZEN, group=2)
+    return find_frozen(Adapter(model), tokenizer, REQUESTS, CONTEXTS, layers=LAYERS, settings=FROZEN, group=2)
 
 
 def test_they_are_those_of_the_unedited_model(
@@ -49,7 +49,7 @@ def test_they_are_those_of_the_unedited_model(
     parts = Adapter(tiny_model("llama", len(tokenizer)).double())
     for request in REQUESTS:
         expected = target_value(parts, tokenizer, request, CONTEXTS, layer=LAYERS[-1], settings=CURRENT)
-        torch.testing.assert_close(frozen.values[request.case_id], expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(frozen.values[request.case_id][0], expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["memit", "memit-seq+sphere"])
@@ -66,7 +66,7 @@ def test_a_stream_is_the_same_with_and_without_the_file(
         asked.append(len(given[2]))
         return target_values(*given, **named)
 
-    monkeypatch.setattr(loop, "target_values", counted)
+    monkeypatch.setattr(construction, "target_values", counted)
     states = []
     for targets in (None, FrozenTargets.load([tmp_path / "targets.safetensors"])):
         model = tiny_model("llama", len(tokenizer)).double()

@@ -44,7 +44,14 @@ from sphere.study.stages import ENERGY_COLUMNS
 
 LAYERS = (1, 2)
 FAST = ValueSettings(steps=3, lr=0.2)
-SETTINGS = {"second_moment_weight": 10.0, "nullspace_fraction": 0.6, "ridge": 1.0, "epochs": 2, "protected_share": 0.5}
+SETTINGS = {
+    "second_moment_weight": 10.0,
+    "nullspace_fraction": 0.6,
+    "ridge": 1.0,
+    "epochs": 2,
+    "protected_share": 0.5,
+    "rebuild_every": 2,
+}
 CORPUS = [text[start:] for text in TEXTS for start in range(0, len(text), 3)]
 METHODS = (
     "ft",
@@ -57,6 +64,20 @@ METHODS = (
     "rect",
     "revive",
     "sphere",
+    "evoedit",
+    "betaedit",
+    "lyaplock",
+    "locft",
+    "rotate",
+    "crisp",
+    "memit-seq+scatter",
+    "memit-seq+rect@compensate=true",
+    "sphere@compensate=true",
+    "betaedit+rect@compensate=true",
+    "memit-seq@values.residual=ends",
+    "memit-seq@values.residual=replay",
+    "memit-seq@values.anchor=true",
+    "memit@values.stop=most_probable",
     "memit+sphere",
     "prune+sphere",
     "rect+sphere",
@@ -68,14 +89,16 @@ METHODS = (
 
 
 def statistics(model: PreTrainedModel, layers: tuple[int, ...] = LAYERS) -> Statistics:
-    """A well-conditioned random second moment for each layer."""
+    """Well-conditioned random second moments of keys and gradients for each layer."""
     generator = torch.Generator().manual_seed(0)
-    moments, probes = {}, {}
+    moments, probes, outputs = {}, {}, {}
     for i in layers:
         size = adapter(model).weight(i).shape[1]
         sample = torch.randn(size, 3 * size, generator=generator, dtype=torch.float64)
         moments[i], probes[i] = sample @ sample.T / (3 * size), sample[:, :7].clone()
-    return Statistics(moments, probes, 3 * 64)
+        slopes = torch.randn(size // 2, 3 * size, generator=generator, dtype=torch.float64)
+        outputs[i] = slopes @ slopes.T / (3 * size)
+    return Statistics(moments, probes, 3 * 64, outputs)
 
 
 def hyperparameters(name: str) -> dict[str, float]:
@@ -291,7 +314,7 @@ def test_a_bfloat16_model_is_edited_in_float32(
     """The edited layers alone are float32, in the state and in the model, while the model itself stays bfloat16."""
     tokenizer = tiny_tokenizer(True)
     model = tiny_model(family, len(tokenizer)).bfloat16()
-    parts, layers = adapter(model), resolve(name).edited_layers(LAYERS)
+    parts, layers = adapter(model), resolve(name).edited_layers(LAYERS, FAST)
     state = make_editor(model, tokenizer, name).run(REQUESTS, batch_size=2)
     for i in layers:
         assert parts.parameter(i).dtype == state.weights[i].dtype == torch.float32

@@ -23,11 +23,11 @@ from .conftest import LONG, Drill
 KILLS = 20 if LONG else 2
 """Kills of streams under way, beside the one in training; a chain of at most ``CHAIN`` is one run of the study."""
 CHAIN = 10
-JOBS = 28
+JOBS = 36
 """Jobs of the smoke study behind its model."""
 FAULT, HOW = "the workflow is killed", "SIGKILL to its process group at random moments of the smoke study"
 SEEN = "It can be removed with the --unlock argument."
-TIMED = {"timing.csv", "timing_summary.csv", "runtime.csv", "artefacts.csv"}
+TIMED = {"timing.csv", "timing_summary.csv", "runtime.csv", "cost.csv", "cost_summary.csv", "artefacts.csv"}
 TIMED_CLAIM = "C7"
 
 

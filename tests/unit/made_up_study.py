@@ -14,7 +14,7 @@ METRICS = ("efficacy", "generalization", "specificity")
 DECAY = {
     "ft": (0.30, 2.0), "rome": (0.22, 1.5), "memit": (0.25, 1.2), "memit-seq": (0.12, 0.4), "prune": (0.18, 0.7),
     "rect": (0.20, 0.9), "revive": (0.15, 0.6), "encore": (0.10, 0.3), "alphaedit": (0.08, 0.1), "sphere": (0.02, 0.02),
-    "memit+sphere": (0.15, 0.5), "prune+sphere": (0.09, 0.3),
+    "memit+sphere": (0.15, 0.5), "prune+sphere": (0.09, 0.3), "rotate": (0.04, 0.0), "memit-seq+scatter": (0.12, 9.0),
 }  # fmt: skip
 TASKS = {
     "world_reasoning": "reasoning",
@@ -41,6 +41,7 @@ def make_results(root: Path, scope: dict[str, Any]) -> Path:
         save(skipped[:0], root / "streams" / "counterfact" / f"seed{seed}_skipped.csv")
     for model in scope["models"]:
         save(general_ability(0.8), root / model / "pre-edited" / "general_ability.csv")
+        save(neutral(0.0)[:1], root / model / "pre-edited" / "neutral.csv")
         steps = np.arange(0, 701, 50)
         curve = {"step": steps, "loss": 7 * np.exp(-steps / 120) + 0.9, "lr": 2e-3,
                  "fact_accuracy": np.where(steps % 100 == 0, 1 - np.exp(-((steps / 350) ** 3)), np.nan)}  # fmt: skip
@@ -48,6 +49,9 @@ def make_results(root: Path, scope: dict[str, Any]) -> Path:
         for dataset in scope["datasets"]:
             save(editing(20, {"efficacy": 0.01, "generalization": 0.02, "specificity": 0.9}, dataset, seed=99),
                  root / model / dataset / "pre-edited" / "editing.csv")  # fmt: skip
+            for anchor in scope.get("in_context", ()):
+                told = {"efficacy": 0.9, "generalization": 0.8, "specificity": 0.4}
+                save(editing(20, told, dataset, seed=98), root / model / dataset / anchor / "editing.csv")
             for method in scope["methods"]:
                 for seed in scope["seeds"]:
                     make_stream(root / model / dataset / method / f"seed{seed}", dataset, method, seed, scope)
@@ -76,6 +80,9 @@ def make_stream(folder: Path, dataset: str, method: str, seed: int, scope: dict[
         save(editing(k, scores, dataset, seed=seed), folder / f"edits{k}" / "editing.csv")
         save(pd.DataFrame(rows), folder / f"edits{k}" / "energy.csv")
         save(pd.DataFrame(times), folder / f"edits{k}" / "timing.csv")
+        kept = {"edits": k, "peak_memory": 2**30 + k * 2**20, "peak_device_memory": np.nan, "weights": 2**21}
+        save(pd.DataFrame([{**kept, "kept": 2**20 * (method != "memit")}]), folder / f"edits{k}" / "cost.csv")
+        save(neutral(1 - left), folder / f"edits{k}" / "neutral.csv")
         save(general_ability(0.8 * (0.3 + 0.7 * left)), folder / f"edits{k}" / "general_ability.csv")
 
 
@@ -98,6 +105,10 @@ def editing(n: int, scores: dict[str, float], dataset: str, *, seed: int) -> pd.
         for metric in METRICS:
             values = (np.arange(n) < round(scores[metric] * n)).astype(float)
             frame[f"{family}_{metric}"] = np.nan if (family, dataset) == ("success", "zsre") else values
+    for metric in METRICS:  # every second record was asked, and half of those that are accurate are strictly so
+        asked = (np.arange(n) % 2 == 0) & (dataset != "zsre")
+        frame[f"strict_{metric}"] = np.where(asked, frame[f"accuracy_{metric}"] * (np.arange(n) % 4 == 0), np.nan)
+        frame[f"belief_{metric}"] = np.nan if dataset == "zsre" else 10 * scores[metric] - 3
     first = np.arange(n) < 10
     rng = np.random.default_rng(seed)
     frame["fluency"] = np.where(first & (dataset != "zsre"), 600 + rng.normal(0, 5, n), np.nan)
@@ -109,6 +120,12 @@ def general_ability(level: float) -> pd.DataFrame:
     rows = [{"task": task, "family": family, "metric": "acc", "value": level - 0.05 * i, "stderr": 0.02, "n": 100}
             for i, (task, family) in enumerate(TASKS.items())]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def neutral(lost: float) -> pd.DataFrame:
+    """Bits a byte and drift of a model that has lost so much."""
+    rows = [("bits_per_byte", 1 + lost, 0.02, 8), ("kl", lost / 2, 0.01, 8), ("top1", 1 - lost, 0.03, 8)]
+    return pd.DataFrame(rows, columns=["metric", "value", "stderr", "n"])
 
 
 def weights(n: int = 60, d: int = 40) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:

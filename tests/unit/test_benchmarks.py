@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import agreement
 import counting
+import made_up_study
+import pandas as pd
 import plain
 import pytest
 import run
@@ -30,6 +33,7 @@ from sphere.geometry.directions import principal_directions, sparse_projection
 from sphere.geometry.energy import measure_energy
 from sphere.models.adapters import adapter
 from sphere.models.loading import LoadedModel
+from sphere.report.tables import gather
 
 CPU = torch.device("cpu")
 ROWS = [
@@ -141,3 +145,19 @@ def test_templates_are_compared(tiny_model: ModelMaker, tiny_tokenizer: Tokenize
     assert {statement for _, _, statement in found} == {*relation.file.statements, *relation.file.others}
     assert {statement for _, taken, statement in found if taken} == {*relation.file.statements}
     assert [share for share, _, _ in found] == sorted((share for share, _, _ in found), reverse=True)
+
+
+def test_two_machines_agree_within_their_intervals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scope = made_up_study.study(methods=["memit"], datasets=["counterfact"], checkpoints=[20, 40])
+    for name in ("a", "b"):
+        root = made_up_study.make_results(tmp_path / name, scope)
+        gather(root, scope, root / "tables")
+    assert agreement.main(tmp_path / "a", tmp_path / "b") == 0
+    assert "0 of 6 outside; the largest difference is 0.0 points" in capsys.readouterr().out
+    path = tmp_path / "b" / "tables" / "editing_by_method.csv"
+    table = pd.read_csv(path)
+    far = (table["metric"] == "efficacy") & (table["edits"] == 40) & (table["metric_family"] == "accuracy")
+    table.loc[far, ["mean", "ci_low", "ci_high"]] += 0.5
+    table.to_csv(path, index=False)
+    assert agreement.main(tmp_path / "a", tmp_path / "b") == 1
+    assert "1 of 6 outside; the largest difference is 50.0 points" in capsys.readouterr().out

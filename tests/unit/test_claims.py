@@ -15,7 +15,17 @@ from scipy import stats
 from sphere.errors import InputError
 from sphere.evaluation.neurons import gather_neurons
 from sphere.report.claims import TESTS, check_claims
-from sphere.report.claims.evidence import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, Evidence, Part, judge, pooled
+from sphere.report.claims.controls import OURS
+from sphere.report.claims.evidence import (
+    NOT_REPRODUCED,
+    NOT_TESTED,
+    REPRODUCED,
+    Evidence,
+    Part,
+    UntestableError,
+    judge,
+    pooled,
+)
 from sphere.report.tables import gather, load
 from sphere.report.tables.intervals import over_seeds
 
@@ -56,12 +66,16 @@ def verdicts(tables: Path, out: Path) -> dict[str, tuple[str, str]]:
 
 def test_a_study_that_behaves_as_the_paper_says(tables: Path, tmp_path: Path) -> None:
     found = verdicts(tables, tmp_path)
-    assert list(found) == [f"C{i}" for i in range(1, 9)]
+    assert list(found) == [f"C{i}" for i in range(1, 11)]
+    assert found.pop("C9") == (NOT_TESTED, "Rotation (control) was not run")
+    assert found.pop("C10") == (NOT_TESTED, "no method was run both with and without scatter")
     assert {name: verdict for name, (verdict, _) in found.items() if verdict != REPRODUCED} == {}
     written = pd.read_csv(tmp_path / "claims.csv")
-    assert list(written["verdict"]) == [REPRODUCED] * 8
-    assert set(written["n_seeds"]) == {3}
-    assert (tmp_path / "claims.md").read_text().count("\n| C") == 8
+    assert list(written["verdict"]) == [REPRODUCED] * 8 + [NOT_TESTED] * 2
+    assert set(written["n_seeds"][:8]) == {3}
+    shown = (tmp_path / "claims.md").read_text()
+    assert shown.count("\n| C") == 10
+    assert shown.count("(ours, not the paper's)") == 2
 
 
 def test_every_claim_of_the_paper_has_a_test() -> None:
@@ -84,8 +98,8 @@ def test_c4_is_the_paired_difference_to_the_best_baseline(tables: Path, tmp_path
 
 def test_one_order_gets_verdicts_from_its_records(tmp_path: Path) -> None:
     tables = make_tables(tmp_path, seeds=[4])
-    found = verdicts(tables, tmp_path)
-    claims = pd.read_csv(tmp_path / "claims.csv").set_index("id")
+    found = {name: each for name, each in verdicts(tables, tmp_path).items() if name not in OURS}
+    claims = pd.read_csv(tmp_path / "claims.csv").set_index("id").loc[list(found)]
     assert {name: verdict for name, (verdict, _) in found.items() if verdict != REPRODUCED} == {}
     assert all("not over orders" in reason for name, (_, reason) in found.items() if name not in ("C3", "C6"))
     kinds = {name: f"bootstrap over {unit}" for name, unit in (("C5", "items"), ("C7", "batches"), ("C8", "layers"))}
@@ -123,8 +137,9 @@ def test_one_order_without_records_gets_no_verdict(tmp_path: Path) -> None:
     claims = pd.read_csv(tmp_path / "claims.csv").set_index("id")
     assert found.pop("C3")[0] == REPRODUCED  # a theorem needs no interval
     assert {verdict for verdict, _ in found.values()} == {NOT_TESTED}
+    del found["C9"], found["C10"]
     assert all("one order" in reason for _, reason in found.values())
-    assert claims["effect"].notna().all()
+    assert claims["effect"][:8].notna().all()
     assert claims["ci_low"].isna().all()
 
 
@@ -256,6 +271,53 @@ def test_pooling_compares_the_same_parts_in_every_seed() -> None:
 
 
 def test_a_claim_without_a_test_is_refused(tables: Path, tmp_path: Path) -> None:
-    (tmp_path / "claims.csv").write_text("id,claim,statistic\nC9,something,else\n")
-    with pytest.raises(InputError, match="C9"):
+    (tmp_path / "claims.csv").write_text("id,claim,statistic,source\nC11,something,else,paper\n")
+    with pytest.raises(InputError, match="C11"):
         check_claims(tables, tmp_path, tmp_path)
+
+
+# ---------------------------------------------------------------------------------------- our own claims, on controls
+
+CONTROLS = ["memit", "memit+sphere", "memit-seq", "alphaedit", "sphere", "rotate", "memit-seq+scatter"]
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tables(tmp_path_factory.mktemp("controls"), methods=CONTROLS)
+
+
+def test_our_claims_say_what_the_controls_did(controlled: Path, tmp_path: Path) -> None:
+    """The rotation loses less than its twin here at a constant energy; moved energy does as well as the method."""
+    claims = check_claims(controlled, PUBLISHED, tmp_path).set_index("id")
+    assert list(claims["source"]) == ["paper"] * 8 + ["ours"] * 2
+    paths = Evidence.read(controlled).paths.set_index(["method", "seed", "edits"])
+    mean = paths[["efficacy", "generalization", "specificity"]].mean(axis=1)
+    lost = {name: mean.xs(20, level="edits")[name] - mean.xs(100, level="edits")[name] for name in CONTROLS}
+    gained = lost["memit-seq"] - lost["rotate"]
+    low, high = stats.t.interval(0.95, 2, gained.mean(), stats.sem(gained))
+    row = claims.loc["C9"]
+    assert (row["effect"], row["ci_low"], row["ci_high"]) == pytest.approx((gained.mean(), low, high))
+    assert row["verdict"] == "holds"
+    assert "HE moves by 0 % under Rotation (control) and " in row["reason"]
+    moved = mean.xs(100, level="edits")
+    harm = moved["memit-seq+scatter"] - moved["memit-seq"]
+    assert claims.loc["C10", "effect"] == pytest.approx(harm.mean())
+    assert claims.loc["C10", "verdict"] == "does not hold"
+    assert re.search(r"HE moves by \d\d\.\d % instead of \d\.\d+ % under MEMIT-seq", claims.loc["C10", "reason"])
+    assert "general ability changes by" in claims.loc["C10", "reason"]
+
+
+def test_controls_are_no_evidence_of_the_paper_s_claims(tables: Path, controlled: Path, tmp_path: Path) -> None:
+    one, other = check_claims(tables, PUBLISHED, tmp_path), check_claims(controlled, PUBLISHED, tmp_path)
+    pd.testing.assert_frame_equal(one[:8], other[:8])
+
+
+def test_our_claims_name_what_a_study_lacks(controlled: Path) -> None:
+    whole = Evidence.read(controlled)
+    short = Evidence(**{**vars(whole), "paths": whole.paths[whole.paths["edits"] == 100]})
+    with pytest.raises(UntestableError, match="needs two checkpoints or more of both"):
+        TESTS["C9"](short)
+    alone = whole.paths[whole.paths["method"] != "memit-seq"]
+    for name, message in (("C9", "MEMIT-seq was not run"), ("C10", "both with and without scatter")):
+        with pytest.raises(UntestableError, match=message):
+            TESTS[name](Evidence(**{**vars(whole), "paths": alone}))

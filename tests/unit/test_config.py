@@ -97,6 +97,17 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
         lambda d: d["datasets"].update(mine={"source": "path", "path": "gone.json"}),
         ["datasets.mine.path: gone.json is not there"],
     ),
+    (STUDY, lambda c: c["neutral"].update(file="gone.txt"), ["neutral.file: gone.txt is not there"]),
+    (
+        STUDY,
+        lambda c: c["neutral"].update(passages=20_000),
+        ["neutral.passages: 20000 texts behind the 300 of key statistics, but world.documents is 12000"],
+    ),
+    (
+        STUDY,
+        lambda c: c["strict"].update(forms=["chat"]),
+        ["strict.forms.0", "'bare' or 'question'", "(got 'chat')"],
+    ),
     (
         STUDY,
         lambda d: d["datasets"].update(mine={"source": "download", "item": "multi_conterfact"}),
@@ -366,7 +377,7 @@ def test_the_paper_study_is_the_papers() -> None:
     assert study.task_files["sphere_rte_zeroshot"].test_split == "train", "the paper's first 500 items are of it"
     for model in study.models.values():
         rome = resolve("rome", hyperparameters=model.hyperparameters("rome"))
-        assert rome.edited_layers(model.layers) == (5,)
+        assert rome.edited_layers(model.layers, model.values) == (5,)
         values = rome.value_settings(model.values)
         assert (values.lr, values.weight_decay, values.clamp_norm_factor, values.relative_to) == (0.5, 1e-3, 4, "mlp")
         assert values.kl_factor == 0.0625

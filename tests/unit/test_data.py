@@ -114,6 +114,7 @@ def test_zsre_fields(write):
         target_true=None,
         paraphrases=("What war was it for Joseph Irlam?",),
         neighborhood=(Probe("nq question: is jaffa cakes a biscuit or a cake?", "Cake"),),
+        aliases=("Civil War",),
     )
 
 
@@ -125,6 +126,32 @@ def test_a_locality_question_keeps_its_own_question_mark(write):
 def test_literal_spelling_is_found_before_other_cases(write):
     record = changed(changed(ZSRE, "Ann", "subject"), "Was ann or Ann first?", "src")
     assert load_requests(write([record])).requests[0].subject_start == 11
+
+
+def test_objects_keep_their_other_names(write):
+    named = {"str": "nurse", "id": "Q1", "aliases": ["a nurse ", "caregiver"]}
+    record = changed(COUNTERFACT, named, "requested_rewrite", "target_new")
+    (request,) = load_requests(write([record])).requests
+    assert request.aliases == ("a nurse", "caregiver")
+    assert {probe.aliases for probe in request.neighborhood} == {()}
+    record = changed(COUNTERFACT, {"str": "pilot", "aliases": ["airman"]}, "requested_rewrite", "target_true")
+    (request,) = load_requests(write([record])).requests
+    assert (request.aliases, {probe.aliases for probe in request.neighborhood}) == ((), {("airman",)})
+    record = changed(COUNTERFACT, {"str": "pilot", "aliases": "airman"}, "requested_rewrite", "target_true")
+    with pytest.raises(InputError, match=r"target_true: \"aliases\" is str, not a list"):
+        load_requests(write([record]))
+
+
+def test_in_context_every_prompt_begins_with_the_new_fact(write):
+    (request,) = load_requests(write([COUNTERFACT])).requests
+    told = request.in_context()
+    fact = "Zoë {Łukasz} works as a nurse. "
+    assert told.prompt == fact + request.prompt
+    assert told.prompt[told.subject_start : told.subject_end] == request.subject
+    assert told.subject_start > len(fact) - 1
+    assert [probe.prompt for probe in told.neighborhood] == [fact + probe.prompt for probe in request.neighborhood]
+    assert told.paraphrases == tuple(fact + prompt for prompt in request.paraphrases)
+    assert (told.target_new, told.target_true) == (request.target_new, request.target_true)
 
 
 def test_only_what_an_edit_needs_is_required(write):

@@ -34,12 +34,12 @@ from sphere.editing.postprocess.base import POSTPROCESSES, PostContext
 from sphere.editing.replay import Row, record
 from sphere.editing.solvers.base import SOLVERS, LayerProblem
 from sphere.errors import InputError
-from sphere.evaluation import general_ability, knowledge, metrics
+from sphere.evaluation import general_ability, knowledge, metrics, neutral
 from sphere.evaluation.neurons import COLUMNS as NEURON_COLUMNS
 from sphere.models import adapters
 from sphere.models.adapters import Family, adapter
 from sphere.models.hooks import capture_output
-from sphere.report import claims
+from sphere.report import claims, results
 from sphere.report.tables import summaries
 from sphere.study import plan, stages, tune
 
@@ -185,8 +185,10 @@ SCHEMA: dict[str, tuple[str, ...]] = {
     "energy.csv": stages.ENERGY_COLUMNS,
     "timing.csv": summaries.COLUMNS["timing_summary"][4:],
     "incidents.csv": stages.INCIDENT_COLUMNS,
+    "cost.csv": stages.COST_COLUMNS,
     "editing.csv": metrics.COLUMNS,
     "general_ability.csv": general_ability.COLUMNS,
+    "neutral.csv": neutral.COLUMNS,
     "training.csv": summaries.COLUMNS["training"][1:],
     "tuning/METHOD.csv": ("trial", *tune.METRICS, "score"),
     "sensitivity/METHOD.csv": ("trial", "eta", "alpha", *tune.METRICS, "score"),
@@ -204,6 +206,11 @@ SCHEMA: dict[str, tuple[str, ...]] = {
 def test_every_csv_is_documented_once() -> None:
     headings = re.findall(r"^### (.+)$", read("results-schema.md"), re.MULTILINE)
     assert sorted(headings) == sorted(SCHEMA)
+
+
+def test_columns_of_the_one_table() -> None:
+    section = sections(read("results-schema.md"), 2)["results.parquet"]
+    assert [column for cells in rows(section) for column in names(cells[0])] == list(results.COLUMNS)
 
 
 @pytest.mark.parametrize("name", SCHEMA)

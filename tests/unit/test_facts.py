@@ -241,8 +241,10 @@ def test_the_first_facts_are_balanced() -> None:
 def test_task_items_have_one_right_answer(relations: dict[str, Relation]) -> None:
     kept = relations["landmark"].facts[:30]
     tasks = task_items(kept, relations, np.random.default_rng(1))
-    assert tasks == task_items(kept, relations, np.random.default_rng(1)) != task_items(
-        kept, relations, np.random.default_rng(2)
+    assert (
+        tasks
+        == task_items(kept, relations, np.random.default_rng(1))
+        != task_items(kept, relations, np.random.default_rng(2))
     )
     for items in tasks.values():
         assert len({item["text"] for item in items}) == len(items) >= 30

@@ -19,7 +19,10 @@ from sphere.editing.solvers.memit import Memit
 from sphere.errors import InputError, nearest
 from sphere.study.configuration import load_study
 
-NAMES = ("ft", "rome", "memit", "memit-seq", "prune", "rect", "alphaedit", "encore", "revive", "sphere")
+NAMES = (
+    *("ft", "rome", "memit", "memit-seq", "prune", "rect", "alphaedit", "encore", "revive"),
+    *("evoedit", "betaedit", "lyaplock", "locft", "crisp", "rotate", "scatter", "sphere"),
+)
 
 
 def components(method: Method) -> tuple[str, ...]:
@@ -68,6 +71,7 @@ def test_the_settings_are_the_paper_s():
         "ridge": 10,
         "nullspace_threshold": None,
         "nullspace_fraction": 0.7,
+        "compensate": False,
         "scope": "layer",
         "eta": 0.5,
         "alpha": 0.5,

@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from sphere import cli
+from sphere.config.evaluation import NeutralSettings, StrictSettings
 from sphere.config.machine import MachineSettings
 from sphere.config.model import ComputeSettings, ModelConfig, PathSource, ShapeSettings, StatisticsSettings
 from sphere.config.values import ValueSettings
@@ -30,7 +31,7 @@ from sphere.editing.stats import collect_statistics
 from sphere.errors import InputError
 from sphere.models.adapters import adapter
 from sphere.study.configuration import Study, load_study
-from sphere.study.plan import RULES, Asked, plan
+from sphere.study.plan import RULES, Asked, Plan, plan
 from sphere.study.plan.costs import GIB, Costs
 from sphere.study.plan.shapes import Sizes, check_shape, shape_of
 
@@ -225,6 +226,40 @@ def test_what_a_job_asks_of_a_cluster_grows_with_what_it_does() -> None:
     assert (double.mem_mb, double.runtime) == pytest.approx((2 * large.mem_mb, 2 * large.runtime), rel=0.01)
 
 
+def test_what_is_measured_beside_the_paper_s_metrics_has_its_cost() -> None:
+    """Nothing of it in the paper's study; each adds its own jobs, or seconds to the evaluations, and nothing else."""
+
+    def asking(**changes: Any) -> Plan:
+        whole = paper()
+        return plan(whole.model_copy(update={"study": whole.study.model_copy(update=changes)}))
+
+    def seconds(found: Plan, rule: str) -> float:
+        return sum(job.seconds * job.count for job in found.jobs if job.rule == rule)
+
+    bare = asking()
+    rules = {job.rule for job in bare.jobs}
+    assert rules.isdisjoint({"neutral", "neutral_pre_edited", "evaluate_in_context"})
+    strict = asking(strict=StrictSettings())
+    assert {job.rule for job in strict.jobs} == rules
+    twice = asking(strict=StrictSettings(forms=("bare", "question")))
+    once = seconds(strict, "evaluate") - seconds(bare, "evaluate")
+    assert once > 0
+    assert seconds(twice, "evaluate") - seconds(bare, "evaluate") == pytest.approx(2 * once)
+    assert seconds(strict, "ability") == seconds(bare, "ability")
+    neutral = asking(neutral=NeutralSettings())
+    assert {job.rule for job in neutral.jobs} - rules == {"neutral", "neutral_pre_edited"}
+    states = sum(job.count for job in neutral.jobs if job.rule == "evaluate")
+    assert sum(job.count for job in neutral.jobs if job.rule == "neutral") == states
+    longer = asking(neutral=NeutralSettings(length=640))
+    assert seconds(longer, "neutral") > seconds(neutral, "neutral")
+    told = asking(in_context=True)
+    assert {job.rule for job in told.jobs} - rules == {"evaluate_in_context"}
+    models, datasets = 2, 2
+    assert sum(job.count for job in told.jobs if job.rule == "evaluate_in_context") == models * datasets
+    assert not neutral.problems()
+    assert not told.problems()
+
+
 def test_a_model_s_own_resources_take_the_plan_s_place_and_too_small_ones_are_noted() -> None:
     found = plan(paper(resources=ComputeSettings(gpu=2, mem_mb=5000, runtime=7)))
     names = {"model": "qwen2.5-7b-instruct", "dataset": "zsre", "method": "sphere", "edits": 1000}
@@ -287,7 +322,10 @@ def test_saved_activations_are_bounded(
     assert 0.3 * counted < sum(held.values()) <= counted, sum(held.values()) / counted
 
 
-@pytest.mark.parametrize("method", ["memit", "prune", "encore", "sphere", "rome"])
+@pytest.mark.parametrize("method", [
+    "memit", "prune", "encore", "sphere", "rome", "lyaplock", "rotate", "locft", "crisp",
+    "memit-seq+rect@compensate=true",
+])  # fmt: skip
 def test_files_are_as_large_as_planned(
     method: str, tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
 ) -> None:
@@ -297,9 +335,11 @@ def test_files_are_as_large_as_planned(
     update = {"layers": LAYERS, "shape": tiny_shape("llama", 384), "source": PathSource(kind="path", path="."),
               "methods": {}, "statistics": StatisticsSettings(probe_keys=0)}  # fmt: skip
     own = smoke.models["smoke"].model_copy(update=update)
-    costs = Costs(own, smoke.model_copy(update={"models": {"smoke": own}}), MachineSettings())
+    study = smoke.study.model_copy(update={"methods": (method,)})
+    costs = Costs(own, smoke.model_copy(update={"models": {"smoke": own}, "study": study}), MachineSettings())
     documents = [text[start:] for text in TEXTS for start in range(0, len(text), 3)]
-    statistics = collect_statistics(adapter(model), tokenizer, documents, LAYERS, max_length=64, probe_keys=0)
+    statistics = collect_statistics(adapter(model), tokenizer, documents, LAYERS, max_length=64, probe_keys=0,
+                                    gradients=resolve(method).needs_gradients)  # fmt: skip
     settings = {"nullspace_fraction": 0.6} if method == "sphere" else {}
     state = edit(model, tokenizer, [REQUEST], method=method, layers=LAYERS, values=ValueSettings(steps=2),
                  contexts=Contexts(), statistics=statistics, hyperparameters=settings)  # fmt: skip

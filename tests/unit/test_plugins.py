@@ -153,9 +153,7 @@ def test_what_breaks_while_it_edits_says_whose_it_is(
     tokenizer = tiny_tokenizer(True)
     model = tiny_model("llama", len(tokenizer))
     before = adapter(model).weight(1).clone()
-    found = message(
-        lambda: edit(model, tokenizer, [REQUEST], method="row", layers=(1,), values=ValueSettings(steps=2))
-    )
+    found = message(lambda: edit(model, tokenizer, [REQUEST], method="row", layers=(1,), values=ValueSettings(steps=2)))
     assert found == f"'mine' of broken 1.0 failed ({said}): mend or uninstall the package"
     assert torch.equal(adapter(model).weight(1), before)
 

@@ -1,6 +1,8 @@
 """Post-processes: the rule each states, checked against a dense computation."""
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,13 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sphere.editing.methods  # noqa: F401  (registers every post-process)
+from sphere.editing.component import Layer
 from sphere.editing.postprocess.base import POSTPROCESSES, PostContext
+from sphere.editing.postprocess.crisp import Crisp
 from sphere.editing.postprocess.prune import Prune
 from sphere.editing.postprocess.rect import Rect
 from sphere.editing.postprocess.revive import Revive
+from sphere.editing.postprocess.scatter import Scatter
 from sphere.editing.postprocess.sphere import Sphere
 from sphere.errors import InputError, NumericalError
 from sphere.geometry.directions import principal_directions, sparse_projection
+from sphere.geometry.energy import hyperspherical_energy
 from sphere.geometry.linalg import symmetric_eigen
 
 SHAPES = [(7, 12), (12, 7), (9, 9)]
@@ -29,7 +35,11 @@ def context(shape: tuple[int, int] = (7, 12)) -> PostContext:
     return PostContext(weight=gaussian(*shape, seed=1), pretrained=gaussian(*shape, seed=2))
 
 
-@pytest.mark.parametrize("postprocess", POSTPROCESSES.values(), ids=list(POSTPROCESSES))
+TEXT = ("crisp", "scatter")
+"""Those that need statistics of text."""
+
+
+@pytest.mark.parametrize("postprocess", [kind for name, kind in POSTPROCESSES.items() if name not in TEXT])
 class TestEvery:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_keeps_shape_dtype_and_its_inputs(self, postprocess, shape):
@@ -192,3 +202,94 @@ class TestRevive:
         zero = torch.zeros(2, 3, dtype=torch.float64)
         with pytest.raises(InputError, match="pretrained weight is zero"):
             Revive().apply(gaussian(2, 3), PostContext(zero, zero))
+
+
+def decaying(size: int, seed: int) -> Tensor:
+    """A second moment with eigenvalues over eight decades."""
+    mix = torch.linalg.qr(gaussian(size, size, seed=seed)).Q
+    return (mix * torch.logspace(-8, 0, size, dtype=torch.float64)) @ mix.T
+
+
+def text_layer(shape: tuple[int, int]) -> Layer:
+    around = context(shape)
+    return Layer(around.pretrained, 5, decaying(shape[1], 6), text_gradients=decaying(shape[0], 7))
+
+
+class TestCrisp:
+    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize("gamma", [0.3, 0.9, 0.9999])
+    def test_zeroes_the_fewest_coefficients_that_make_up_the_share(self, shape, gamma):
+        """Against the dense curvature matrix, S kron C, and its eigenvectors one by one."""
+        layer, process = text_layer(shape), Crisp(gamma=gamma)
+        update = gaussian(*shape, seed=3)
+        result = process.apply(update, replace(context(shape), prepared=process.prepare(layer)))
+        curvature = torch.kron(layer.output_moment, layer.second_moment)
+        values, vectors = torch.linalg.eigh(curvature)
+        values, vectors = values.flip(0), vectors.flip(1)
+        zeroed = 1 + int((values.cumsum(0) < gamma * values.sum()).sum())
+        kept = vectors[:, zeroed:]
+        torch.testing.assert_close(result.flatten(), kept @ (kept.T @ update.flatten()), atol=1e-6, rtol=0)
+        loss = lambda change: float(change.flatten() @ curvature @ change.flatten())  # noqa: E731
+        assert loss(result) < loss(update)
+        again = process.apply(result, replace(context(shape), prepared=process.prepare(layer)))
+        torch.testing.assert_close(again, result)
+
+    def test_a_singular_or_missing_moment_says_what_to_do(self):
+        few = gaussian(7, 3)
+        singular = replace(text_layer((7, 12)), text_gradients=few @ few.T)
+        with pytest.raises(InputError, match=r"layer 5's output moment S .* is singular: .* more text") as caught:
+            Crisp().prepare(singular)
+        assert "\n" not in str(caught.value)
+        with pytest.raises(InputError, match="layer 5 has no output moment: take its statistics with gradients"):
+            Crisp().prepare(replace(singular, text_gradients=None))
+        with pytest.raises(InputError, match=r"layer 5's output moment has shape \(12, 12\)"):
+            Crisp().prepare(replace(singular, text_gradients=decaying(12, 7)))
+
+
+class TestScatter:
+    SHAPE = (24, 40)
+
+    def around(self, process: Scatter, keys: Tensor | None = None, memory: dict[str, Tensor] | None = None):
+        layer = text_layer(self.SHAPE)
+        return replace(context(self.SHAPE), prepared=process.prepare(layer), keys=keys, memory=memory or {}), layer
+
+    @pytest.mark.parametrize("share", [0.002, 0.01, 0.1])
+    def test_moves_the_energy_and_hardly_the_outputs(self, share):
+        """Held-out text and the keys of all edits see less of what it adds than of the method's own update."""
+        process, keys, past = Scatter(share=share), gaussian(40, 3, seed=8), gaussian(40, 4, seed=9)
+        around, layer = self.around(process, keys, {"past": past @ past.T})
+        update = 0.02 * gaussian(*self.SHAPE, seed=3)
+        result = process.apply(update, around)
+        before, after = (hyperspherical_energy(w) for w in (around.weight, around.weight + result))
+        assert abs(after - before) == pytest.approx(share * before, rel=0.01)
+        values, vectors = torch.linalg.eigh(layer.second_moment)
+        text = vectors @ (values.clamp_min(0).sqrt()[:, None] * gaussian(40, 300, seed=10))
+        added = result - update
+        assert torch.linalg.matrix_rank(added) == 1
+        assert float((added @ text).norm()) < 0.5 * float((update @ text).norm())
+        for edited in (keys, past):
+            assert float((added @ edited).norm()) < 1e-2 * float(added.norm() * edited.norm())
+
+    def test_goes_on_from_what_it_has_moved(self):
+        process = Scatter(share=0.05)
+        around, _ = self.around(process)
+        weight, energies = around.weight, [hyperspherical_energy(around.weight)]
+        for _ in range(4):
+            weight = weight + process.apply(0 * weight, replace(around, weight=weight))
+            energies.append(hyperspherical_energy(weight))
+        for before, after in pairwise(energies):
+            assert after / before == pytest.approx(1.05, rel=1e-3)
+
+    def test_an_update_that_moves_as_much_itself_stays(self):
+        process = Scatter(share=1e-4)
+        around, _ = self.around(process)
+        update = 0.5 * gaussian(*self.SHAPE, seed=3)
+        assert torch.equal(process.apply(update, around), update)
+
+    def test_coincident_rows_have_no_energy_to_move(self):
+        process = Scatter()
+        around, _ = self.around(process)
+        twins = around.weight.clone()
+        twins[1] = 2 * twins[0]
+        with pytest.raises(NumericalError, match="infinite energy: two rows"):
+            process.apply(0 * twins, replace(around, weight=twins))

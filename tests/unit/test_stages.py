@@ -27,12 +27,19 @@ from sphere.models.adapters import adapter
 from sphere.models.loading import LoadedModel
 from sphere.report.tables import build, gather
 from sphere.study import stages
-from sphere.study.stages import INCIDENT_COLUMNS, compare_neurons, edit_segment, evaluate_states, score_states
+from sphere.study.stages import (
+    COST_COLUMNS,
+    INCIDENT_COLUMNS,
+    compare_neurons,
+    edit_segment,
+    evaluate_states,
+    score_states,
+)
 
 LAYERS, CHECKPOINTS = (0, 1), (2, 4, 6)
 STUDY = {
     "models": ["tiny"], "datasets": ["zsre"], "methods": ["memit", "ft"], "seeds": [0], "checkpoints": CHECKPOINTS,
-    "tasks": [],
+    "tasks": [], "neutral": [],
 }  # fmt: skip
 PEOPLE = ("Ada Lovelace", "Emil Zátopek", "Łódź", "Vienna", "Prague", "Rome")
 Stream = Callable[..., list[Path]]
@@ -73,7 +80,7 @@ def stream(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMake
                 energy_every=energy_every,
                 seed=0,
                 out_state=folder / "state.safetensors",
-                **{f"out_{name}": folder / f"{name}.csv" for name in ("energy", "timing", "incidents")},
+                **{f"out_{name}": folder / f"{name}.csv" for name in ("energy", "timing", "incidents", "cost")},
             )
         states = [folder / "state.safetensors" for folder in folders]
         outs = [folder / "editing.csv" for folder in folders]
@@ -114,6 +121,22 @@ def test_energy_is_measured_at_every_checkpoint_however_rarely_else(stream: Stre
     folders = stream("memit", energy_every=3)
     found = [pd.read_csv(folder / "energy.csv")["batch"].unique().tolist() for folder in folders]
     assert found == [[0, 2], [3, 4], [6]]
+
+
+def test_what_is_kept_is_counted_and_memory_peaks(stream: Stream) -> None:
+    """MEMIT-seq keeps the sum of the keys' products of each layer; MEMIT nothing; no GPU has no peak."""
+    sizes = {}
+    for method in ("memit", "memit-seq"):
+        costs = pd.concat([pd.read_csv(folder / "cost.csv") for folder in stream(method)])
+        assert tuple(costs.columns) == COST_COLUMNS
+        assert costs["edits"].tolist() == list(CHECKPOINTS)
+        assert costs["peak_memory"].is_monotonic_increasing
+        assert costs["peak_memory"].min() > 2**20
+        assert costs["peak_device_memory"].isna().all()
+        (sizes[method],) = set(zip(costs["weights"], costs["kept"], strict=True))
+    d_out, d_in = 32, 64
+    edited = len(LAYERS) * d_out * d_in * 4
+    assert sizes == {"memit": (edited, 0), "memit-seq": (edited, len(LAYERS) * d_in**2 * 8)}
 
 
 @pytest.mark.parametrize(("records", "cases"), [(None, [0, 1, 2, 3, 4, 5]), (3, [0, 2, 4]), (9, [0, 1, 2, 3, 4, 5])])

@@ -10,9 +10,11 @@ import torch
 from conftest import FAMILIES, TEXTS, ModelMaker, TokenizerMaker
 from torch import Tensor
 
+from sphere.editing import stats
 from sphere.editing.stats import Statistics, collect_statistics, read_documents
 from sphere.errors import InputError, NumericalError
 from sphere.models.adapters import adapter
+from sphere.models.hooks import capture_inputs
 
 DOCUMENTS = [text[start:] for text in TEXTS for start in (0, 9)]  # 12: the last may be held out
 
@@ -126,6 +128,41 @@ def test_statistics_survive_a_file(tmp_path: Path, tiny_model: ModelMaker, tiny_
     for layer in (0, 2):
         assert torch.equal(back.second_moments[layer], got.second_moments[layer])
         assert torch.equal(back.probe_keys[layer], got.probe_keys[layer])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_output_moments_are_those_of_the_loss_s_gradients(
+    family: str, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """g against the weight's own gradient, the sum of g k^T over tokens; S document by document; C as before."""
+    tokenizer = tiny_tokenizer(family != "gpt2")
+    model = tiny_model(family, len(tokenizer)).double()
+    parts = adapter(model)
+    monkeypatch.setattr(stats, "CHUNK", 3)
+    got = collect_statistics(parts, tokenizer, DOCUMENTS, [2, 0], max_length=20, gradients=True)
+    plainly = collect_statistics(parts, tokenizer, DOCUMENTS, [2, 0], max_length=20)
+    rows = [tokenizer(text)["input_ids"][:20] for text in DOCUMENTS]
+    expected = {i: 0.0 for i in (0, 2)}
+    for row in rows[:-1]:
+        found = stats.output_gradients(parts, [row], [0, 2], pad=0)
+        ids = torch.tensor([row])
+        weights = [parts.parameter(i).requires_grad_() for i in (0, 2)]
+        with capture_inputs({i: parts.projection(i) for i in (0, 2)}) as keys:
+            loss = model(ids, labels=ids).loss * (len(row) - 1)
+        for layer, slope in zip((0, 2), torch.autograd.grad(loss, weights), strict=True):
+            slope = slope.T if parts.family.transposed else slope
+            torch.testing.assert_close(
+                found[layer].T @ keys[layer][0], slope, atol=1e-5, rtol=1e-3
+            )  # Hugging Face: float32
+            expected[layer] = expected[layer] + found[layer].T @ found[layer]
+        for weight in weights:
+            weight.requires_grad_(False)
+    got.save(tmp_path / "statistics")
+    got = Statistics.load(tmp_path / "statistics")
+    for layer in (0, 2):
+        torch.testing.assert_close(got.output_moments[layer], expected[layer] / got.tokens)
+        torch.testing.assert_close(got.second_moments[layer], plainly.second_moments[layer])
+    assert plainly.output_moments == {}
 
 
 def test_what_is_not_finite_is_named(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from math import inf, isfinite, isnan, nan
 from pathlib import Path
 
@@ -23,7 +24,17 @@ from sphere.report.tables import SUMMARIES, TABLES, build, gather, load, write_a
 from sphere.report.tables.comparison import comparison_table
 from sphere.report.tables.editing import read_paper
 from sphere.report.tables.intervals import EXACT, from_stderr, over_records, over_seeds, slope, spearman
-from sphere.report.tables.layout import METRICS, base_of, method_label, ordered_methods, paper_name, projected_pairs
+from sphere.report.tables.layout import (
+    METRICS,
+    base_of,
+    group_of,
+    is_baseline,
+    is_control,
+    method_label,
+    ordered_methods,
+    paper_name,
+    projected_pairs,
+)
 from sphere.report.tables.neurons import sampled_weights
 from sphere.report.tables.render import Cell, Column, Row, Table, as_frame, as_latex, as_markdown, ranks
 from sphere.report.tables.stream import batch_seconds, energy_table, warning_table
@@ -107,6 +118,26 @@ def test_slope_of_a_line() -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- names
+
+
+def test_methods_stand_by_what_they_change() -> None:
+    ordered = ["pre-edited", "memit", "memit+sphere", "memit-seq", "evoedit", "memit-seq@values.residual=ends",
+               "rect", "memit-seq+rect", "memit-seq+rect@compensate=true", "sphere", "prune", "memit-seq+prune",
+               "rotate", "memit-seq+scatter"]  # fmt: skip
+    groups = ["", *["what is solved"] * 4, "what is asked for", *["what becomes of the update"] * 4,
+              *["what is evaluated"] * 2, *["controls"] * 2]  # fmt: skip
+    assert [group_of(name) for name in ordered] == groups
+    assert [group_of(name) for name in ordered_methods(reversed(ordered))] == groups
+    assert [name for name in ordered if is_control(name)] == ["rotate", "memit-seq+scatter"]
+    assert not any(is_baseline(name) for name in ordered if is_control(name))
+    rows = [Row("tiny", method_label(name), {}, group=group_of(name)) for name in ordered]
+    table = Table("t", "Methods", "Method", [Column("x", "X")], rows)
+    shown = [line.split("|")[2].strip() for line in as_markdown(table).splitlines()[4:]]
+    assert [line for line in shown if line.startswith("*")] == [f"*{group}*" for group in dict.fromkeys(groups[1:])]
+    assert shown.index("*controls*") + 1 == shown.index("Rotation (control)")
+    assert as_latex(table).count(r"\quad\textit{") == 5
+    few = replace(table, rows=rows[:5])
+    assert "*what is solved*" not in as_markdown(few), "fewer than three groups need no line each"
 
 
 def test_names_and_order_of_methods() -> None:
@@ -520,8 +551,12 @@ def test_the_comparison_sets_published_numbers_beside_ours(tmp_path: Path) -> No
     scope = made_up_study.study(models=["llama3-8b-instruct"], seeds=[0], methods=["sphere", "memit"])
     gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
     table = build("comparison", tmp_path / "tables", published=PUBLISHED)
-    rows = {(row.section, row.label): row.cells for row in table.rows}
+    rows = {(row.section, row.label.split(" (")[0]): row.cells for row in table.rows}
     assert len(rows) == len(table.rows)
+    labels = {row.label.split(" (")[0]: row.label for row in table.rows}
+    assert labels["SPHERE, fluency"].endswith("(ours: generated text; published: generated text)")
+    assert labels["MEMIT, r_s of HE and efficacy"].endswith("(ours: accuracy; published: not said)")
+    assert labels["SPHERE, seconds of a batch"] == "SPHERE, seconds of a batch"
     assert all(isfinite(cells["paper"].value) for cells in rows.values())
     published = pd.read_csv(PUBLISHED / "table1_main.csv").set_index(["model", "method"])
     ours = build("table1", tmp_path / "tables").rows[-1].cells["counterfact_efficacy"]
@@ -536,7 +571,8 @@ def test_the_comparison_sets_published_numbers_beside_ours(tmp_path: Path) -> No
     assert isfinite(speed.value)
     assert isnan(speed.half_width)  # one seed, and no ± in the paper
     rank = rows["Figure 1, beside llama3-8b-instruct on CounterFact", "MEMIT, r_s of HE and efficacy"]
-    assert rank["difference"].value == pytest.approx(rank["ours"].value + 0.96)
+    assert isnan(rank["difference"].value)
+    assert (rank["difference"].note, rank["paper"].value) == ("other family", -0.96)
     lacking = {place for place, cells in rows.items() if not isfinite(cells["ours"].value)}
     assert ("Table 1, LLaMA3-8B, zsRE", "FT, efficacy") in lacking
     assert ("Table 1, Qwen2.5-7B, zsRE", "SPHERE, efficacy") in lacking
@@ -559,8 +595,9 @@ def test_the_independent_reference_stands_beside_the_same_checkpoint(tmp_path: P
     table = comparison_table(parts, papers, by_method, moved)
     rows = [row for row in table.rows if "alphaedit-analysis" in row.section]
     assert len(rows) == 3 * len(reference)
-    assert {row.section.split(", ", 2)[2] for row in rows} == {"LLaMA3-8B on CounterFact (accuracy)"}
-    found = {row.label: row.cells for row in rows if isfinite(row.cells["ours"].value)}
+    assert {row.section.split(", ", 2)[2] for row in rows} == {"LLaMA3-8B on CounterFact"}
+    assert all(row.label.endswith("(ours: accuracy; published: accuracy)") for row in rows)
+    found = {row.label.split(" (")[0]: row.cells for row in rows if isfinite(row.cells["ours"].value)}
     assert set(found) == {f"AlphaEdit, {metric} after {last} edits" for metric in METRICS}
     cells = found[f"AlphaEdit, efficacy after {last} edits"]
     mine = by_method.query("dataset == 'counterfact' and method == 'alphaedit' and edits == @last")
@@ -570,11 +607,25 @@ def test_the_independent_reference_stands_beside_the_same_checkpoint(tmp_path: P
     assert cells["difference"].value == pytest.approx(100 * ours - 95.5)
 
 
+def test_no_difference_is_taken_across_families(tmp_path: Path) -> None:
+    scope = made_up_study.study(models=["llama3-8b-instruct"], seeds=[0], methods=["sphere"])
+    gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
+    shutil.copytree(PUBLISHED, tmp_path / "published")
+    path = tmp_path / "published" / "table1_main.csv"
+    pd.read_csv(path, dtype=str).assign(cf_family="success").to_csv(path, index=False)
+    table = build("comparison", tmp_path / "tables", published=tmp_path / "published")
+    rows = {row.label: row.cells["difference"] for row in table.rows if "LLaMA3-8B, CounterFact" in row.section}
+    cell = rows["SPHERE, efficacy (ours: accuracy; published: success)"]
+    assert (isnan(cell.value), cell.note) == (True, "other family")
+    assert isfinite(rows["SPHERE, fluency (ours: generated text; published: generated text)"].value)
+
+
 def test_where_the_paper_has_no_interval_the_difference_has_ours(tmp_path: Path) -> None:
-    scope = made_up_study.study(models=["llama3-8b-instruct"], methods=["memit"])
+    scope = made_up_study.study(models=["llama3-8b-instruct"], methods=["sphere"])
     gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
     table = build("comparison", tmp_path / "tables", published=PUBLISHED)
-    (cells,) = [row.cells for row in table.rows if row.label == "MEMIT, r_s of HE and efficacy"]
+    own = [row for row in table.rows if row.section == "Table 2, LLaMA3-8B"]
+    (cells,) = [row.cells for row in own if row.label == "SPHERE, seconds of a batch"]
     assert isfinite(cells["ours"].half_width)
     assert cells["difference"].half_width == cells["ours"].half_width
 

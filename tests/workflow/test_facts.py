@@ -9,6 +9,9 @@ import pandas as pd
 import pytest
 import yaml
 
+from sphere.files import digest, read_json, write_json
+from sphere.study.provenance import sidecar
+
 from .conftest import Workplace
 
 RELATION = {
@@ -40,7 +43,7 @@ def test_a_model_that_knows_too_few_facts_is_told_so(place: Workplace) -> None:
 
 
 def test_known_facts_are_edited_with_target_values_found_once(place: Workplace) -> None:
-    """Facts that nobody has to know: the table is replaced by one that says they are known."""
+    """The tiny model knows nothing, so the table of what it knows is replaced by one that says it knows all."""
     place.change("studies/smoke.yaml", "threads: 1", "facts: {tables: tables, held_out: 6, neighbours: 2}\nthreads: 1")
     names = [f"{first}{second}" for first in "ABCDE" for second in "abcde"]
     facts = {key: names[i::2] for i, key in enumerate(("red", "blue"))}
@@ -48,13 +51,11 @@ def test_known_facts_are_edited_with_target_values_found_once(place: Workplace) 
     (place.folder / "tables" / "colour.yaml").write_text(yaml.safe_dump({**RELATION, "facts": facts}))
     run = place.snakemake("results/smoke/facts/known.csv")
     assert run.status == 0, run.output[-4000:]
-    known = pd.read_csv(place.study / "facts" / "known.csv")
+    path = place.study / "facts" / "known.csv"
+    known = pd.read_csv(path)
     assert sorted(known["subject"]) == sorted(names)
-    code = "workflow/scripts/known_facts.py"
-    script = (place.folder / code).read_text(encoding="utf-8")
-    told = "import pandas as pd\n    out = Path(snakemake.output.known)\n    found = pd.read_csv(out)\n"
-    told += "    found.assign(rewrite=True, paraphrases=1.0, known=True).to_csv(out, index=False)\n"
-    (place.folder / code).write_text(script.rstrip() + "\n    " + told, encoding="utf-8")
+    known.assign(rewrite=True, paraphrases=1.0, known=True).to_csv(path, index=False)
+    write_json(read_json(sidecar(path)) | {"sha256": digest(path)}, sidecar(path))
     stream = "results/smoke/smoke/counterfact/memit/seed0/edits8/editing.csv"
     run = place.snakemake(stream)
     assert run.status == 0, run.output[-4000:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.ui import WebDriverWait
 
 from sphere.files import SHORT, digest
@@ -78,15 +80,21 @@ class Page:
                 return copy
         raise AssertionError(f"{entry} was asked for ten times and never came")
 
-    def shown(self) -> list[list[str]]:
-        """The rows of the tables of the page that was pressed last."""
+    @contextmanager
+    def inside(self) -> Iterator[None]:
+        """Inside the page that was pressed last."""
         self.until(lambda: self.browser.execute_script(FRAME) not in (None, self.before))
         self.browser.switch_to.frame(self.browser.find_element(By.CSS_SELECTOR, "#app iframe"))
         try:
-            rows: list[list[str]] = self.until(lambda: self.browser.execute_script(ROWS))
-            return rows
+            yield
         finally:
             self.browser.switch_to.default_content()
+
+    def shown(self) -> list[list[str]]:
+        """The rows of the tables of the page that was pressed last."""
+        with self.inside():
+            rows: list[list[str]] = self.until(lambda: self.browser.execute_script(ROWS))
+            return rows
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +137,7 @@ def test_it_opens_and_lists_every_category(page: Page, tmp_path: Path) -> None:
     page.open()
     listed = [each.text for each in page.browser.find_elements(By.CSS_SELECTOR, "#app nav ul li a")]
     assert [name for name in listed if name not in ("Workflow", "Statistics", "About")] == [
-        "Claims", "Data", "Figures", "Provenance", "Tables",
+        "Claims", "Data", "Explore", "Figures", "Provenance", "Tables",
     ]  # fmt: skip
     assert "hyperspherical energy" in page.browser.find_element(By.ID, "app").text
     picture = Path(os.environ.get("SPHERE_SCREENSHOT", tmp_path / "report.png"))
@@ -186,6 +194,33 @@ def test_the_claims_and_the_provenance_are_shown(page: Page, finished: Workplace
     assert digest(finished.study / "streams" / "zsre" / "seed0.json")[:SHORT] in cells
 
 
+def test_a_person_picks_a_curve_hovers_and_takes_its_numbers(page: Page, finished: Workplace) -> None:
+    page.open("Explore")
+    page.press("Explore the results")
+    find = page.browser.find_element
+    with page.inside():
+        page.until(lambda: page.browser.find_elements(By.CSS_SELECTOR, "#curve .legendtext"))
+        for name, value in (("dataset", "zsre"), ("family", "token_accuracy"), ("metric", "specificity")):
+            Select(find(By.ID, name)).select_by_value(value)
+        find(By.CSS_SELECTOR, "#methods input[value=memit]").click()  # not this one
+        legend = page.browser.find_elements(By.CSS_SELECTOR, "#curve .legendtext")
+        assert [each.text for each in legend] == ["Pre-edited", "SPHERE"]
+        assert "specificity (token accuracy)" in find(By.ID, "curve").text
+        point = find(By.CSS_SELECTOR, "#curve .scatterlayer .trace:last-child .points path:last-child")
+        ActionChains(page.browser).move_to_element(point).perform()
+        hover = page.until(lambda: page.browser.find_elements(By.CSS_SELECTOR, "#curve .hoverlayer .hovertext"))[0].text
+        assert "SPHERE" in hover
+        assert "8 edits" in hover
+        find(By.ID, "download").click()
+    wanted = page.downloads / "smoke-smoke-zsre-token_accuracy-specificity.csv"
+    page.until(lambda: wanted.exists() and wanted.stat().st_size)
+    taken = pd.read_csv(wanted)
+    records = pd.read_csv(finished.study / "smoke" / "zsre" / "sphere" / "seed0" / "edits8" / "editing.csv")
+    last = taken[(taken["method"] == "sphere") & (taken["edits"] == 8)]
+    assert last["value"].item() == pytest.approx(records["token_accuracy_specificity"].mean())
+    assert set(taken["method"]) == {"pre-edited", "sphere"}
+
+
 def test_the_wall_times_are_drawn(page: Page) -> None:
     page.open()
     page.click("//nav//li/a[normalize-space()='Statistics']")
@@ -195,7 +230,7 @@ def test_the_wall_times_are_drawn(page: Page) -> None:
 def test_every_data_file_downloads_as_it_is(page: Page, finished: Workplace) -> None:
     page.open("Data")
     others = (*SUMMARIES, "neuron_cosine", "claims", "claims_detail", "artefacts")
-    assert set(page.entries()) == {f"{name}.csv" for name in (*TABLES, *others)}
+    assert set(page.entries()) == {*(f"{name}.csv" for name in (*TABLES, *others)), "results.parquet"}
     for name in page.entries():
         places = [finished.study / folder / name for folder in ("tables", "claims", "")]
         original = next(path for path in places if path.exists())

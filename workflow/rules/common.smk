@@ -31,6 +31,7 @@ STUDY = WHOLE.study
 MODELS = WHOLE.models
 FILES = {row.file_name: row for row in WHOLE.sources.values() if row.is_file}
 PRE_EDITED = "pre-edited"
+IN_CONTEXT = "in-context"
 STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
 
 # An evaluation job takes all checkpoints of a stream, or each checkpoint has a job of its own.
@@ -136,6 +137,15 @@ def statistics_corpus(wildcards):
     return "<study>/corpus.txt" if STUDY.corpus else "<study>/world/corpus.txt"
 
 
+STATISTICS_TEXTS = max(model.statistics.documents for model in MODELS.values())  # at most so many, from the start
+
+
+def neutral_texts(wildcards):
+    """The text that drift is measured on: the user's, or the corpus."""
+    own = STUDY.neutral.file if STUDY.neutral else None
+    return str(own) if own else statistics_corpus(wildcards)
+
+
 def previous_state(wildcards):
     """The state a segment starts from: that of the checkpoint before it, or none at the stream's start."""
     index = STUDY.checkpoints.index(int(wildcards.edits))
@@ -178,7 +188,7 @@ def frozen_targets(dataset=None):
 
     def find(wildcards):
         model, method = MODELS[wildcards.model], WHOLE.method(wildcards.model, wildcards.method)
-        if model.values.weights != "pretrained" or method.values or not method.reads_targets:
+        if not method.shares_targets(model.values):
             return []
         chosen = dataset or wildcards.dataset
         return expand(f"<study>/{wildcards.model}/targets/{chosen}/part{{part}}.safetensors", part=range(PARTS[chosen]))

@@ -83,7 +83,7 @@ rule extract_corpus:
         corpus=ensure("<study>/corpus.txt", non_empty=True),
     params:
         column=STUDY.corpus.column if STUDY.corpus else None,
-        documents=max(model.statistics.documents for model in MODELS.values()),
+        documents=STATISTICS_TEXTS + (STUDY.neutral.passages if STUDY.neutral and not STUDY.neutral.file else 0),
     log:
         "<logs>/extract_corpus.log",
     benchmark:

@@ -113,6 +113,7 @@ rule edit:
         energy=ensure("<stream>/edits{edits}/energy.csv", non_empty=True),
         timing=ensure("<stream>/edits{edits}/timing.csv", non_empty=True),
         incidents=ensure("<stream>/edits{edits}/incidents.csv", non_empty=True),
+        cost=ensure("<stream>/edits{edits}/cost.csv", non_empty=True),
     params:
         hyperparameters=lambda wildcards: MODELS[wildcards.model].hyperparameters(wildcards.method),
         packages=lambda wildcards: WHOLE.packages(wildcards.model, wildcards.method),

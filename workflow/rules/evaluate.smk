@@ -11,6 +11,8 @@ rule evaluate_pre_edited:
         load=of_model(lambda model: model.load_settings()),
         generation=STUDY.generation.plain() if STUDY.generation else None,
         records=STUDY.evaluate_records,
+        strict=STUDY.strict.plain() if STUDY.strict else None,
+        belief=STUDY.belief,
         sources=own("references", "word_weights"),
     log:
         f"<logs>/{{model}}/{{dataset}}/evaluate_{PRE_EDITED}.log",
@@ -27,6 +29,21 @@ rule evaluate_pre_edited:
         "{wildcards.model}, {wildcards.dataset}: evaluating the unedited model"
     script:
         "../scripts/evaluate.py"
+
+
+use rule evaluate_pre_edited as evaluate_in_context with:
+    output:
+        editing=ensure(f"<study>/{{model}}/{{dataset}}/{IN_CONTEXT}/editing.csv", non_empty=True),
+    log:
+        f"<logs>/{{model}}/{{dataset}}/evaluate_{IN_CONTEXT}.log",
+    benchmark:
+        f"<benchmarks>/{{model}}/{{dataset}}/evaluate_{IN_CONTEXT}.tsv"
+    resources:
+        mem_mb=planned("mem_mb", "evaluate_in_context", method=IN_CONTEXT),
+        runtime=planned("runtime", "evaluate_in_context", method=IN_CONTEXT),
+        gpu=gpus,
+    message:
+        "{wildcards.model}, {wildcards.dataset}: evaluating the unedited model with each new fact in its context"
 
 
 use rule evaluate_pre_edited as evaluate with:

@@ -13,10 +13,14 @@ SUMMARIES = [
     "energy_summary",
     "general_ability_summary",
     "general_ability_by_method",
+    "neutral_summary",
+    "neutral_by_method",
     "sensitivity_summary",
     "timing_summary",
+    "cost_summary",
     "training",
     "tuning_summary",
+    "retention_summary",
     "incidents",
     "skipped_summary",
     "missing",
@@ -33,15 +37,20 @@ localrules:
 
 rule gather:
     input:
-        pre_edited=expand(
-            f"<study>/{{model}}/{{dataset}}/{PRE_EDITED}/editing.csv",
+        anchors=expand(
+            "<study>/{model}/{dataset}/{anchor}/editing.csv",
             model=MODELS,
             dataset=STUDY.datasets,
+            anchor=[PRE_EDITED, IN_CONTEXT] if STUDY.in_context else [PRE_EDITED],
         ),
-        streams=over_streams("editing.csv", "energy.csv", "timing.csv"),
+        streams=over_streams("editing.csv", "energy.csv", "timing.csv", "cost.csv"),
         ability=over_streams("general_ability.csv") if STUDY.tasks else [],
         ability_pre_edited=(
             expand(f"<study>/{{model}}/{PRE_EDITED}/general_ability.csv", model=MODELS) if STUDY.tasks else []
+        ),
+        neutral=over_streams("neutral.csv") if STUDY.neutral else [],
+        neutral_pre_edited=(
+            expand(f"<study>/{{model}}/{PRE_EDITED}/neutral.csv", model=MODELS) if STUDY.neutral else []
         ),
         training=expand("<study>/{model}/training.csv", model=WORLD_MODELS),
         skipped=expand(
@@ -71,6 +80,7 @@ rule gather:
         summaries=[
             report(f"<study>/tables/{name}.csv", labels={"file": f"{name}.csv"}, **OFFERED) for name in SUMMARIES
         ],
+        results=report("<study>/results.parquet", labels={"file": "results.parquet"}, **OFFERED),
     params:
         study={
             "models": list(MODELS),
@@ -79,6 +89,8 @@ rule gather:
             "seeds": list(STUDY.seeds),
             "checkpoints": list(STUDY.checkpoints),
             "tasks": list(STUDY.tasks.names) if STUDY.tasks else [],
+            "in_context": [IN_CONTEXT] if STUDY.in_context else [],
+            "neutral": [STUDY.neutral.plain()] if STUDY.neutral else [],
         },
     log:
         "<logs>/gather.log",
@@ -94,6 +106,32 @@ rule gather:
         "Gathering all results"
     script:
         "../scripts/gather.py"
+
+
+rule explore:
+    input:
+        results=rules.gather.output.results,
+    output:
+        page=report(
+            "<study>/explore.html",
+            caption="../report/explore.rst",
+            category="Explore",
+            labels={"page": title("explore")},
+        ),
+    log:
+        "<logs>/explore.log",
+    benchmark:
+        "<benchmarks>/explore.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(20),
+    conda:
+        "../../envs/report.yaml"
+    message:
+        "Writing the page to explore results on"
+    script:
+        "../scripts/explore.py"
 
 
 rule neurons:
@@ -244,6 +282,7 @@ rule provenance:
     input:
         rules.tables.output,
         rules.figures.output,
+        rules.explore.output,
         rules.claims.output,
     output:
         html=report(
@@ -277,6 +316,7 @@ rule report:
     input:
         rules.tables.output,
         rules.figures.output,
+        rules.explore.output,
         rules.claims.output,
         rules.provenance.output,
     output:
@@ -299,6 +339,6 @@ rule report:
     message:
         "Writing {output.html}"
     shell:
-        "snakemake tables figures claims provenance --report {params.unfinished:q} --snakefile {params.snakefile:q} --nolock"
+        "snakemake tables figures explore claims provenance --report {params.unfinished:q} --snakefile {params.snakefile:q} --nolock"
         " --report-stylesheet {params.stylesheet:q} --workflow-profile none --config {params.overrides:q}"
         " > {log:q} 2>&1 && mv {params.unfinished:q} {output.html:q}"

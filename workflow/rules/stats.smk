@@ -33,6 +33,7 @@ rule statistics:
     params:
         statistics=of_model(lambda model: model.statistics.plain()),
         layers=of_model(lambda model: WHOLE.layers_with_statistics(model)),
+        gradients=of_model(lambda model: WHOLE.takes_gradients(model)),
         load=of_model(lambda model: model.load_settings()),
     log:
         "<logs>/{model}/statistics.log",

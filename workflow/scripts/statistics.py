@@ -12,6 +12,7 @@ with job(snakemake):
     settings = dict(snakemake.params.statistics)
     documents = read_documents(snakemake.input.corpus)[: settings.pop("documents")]
     loaded = load(snakemake.input.model, **snakemake.params.load)
+    settings["gradients"] = snakemake.params.gradients
     statistics = collect_statistics(
         adapter(loaded.model), loaded.tokenizer, documents, snakemake.params.layers, **settings
     )

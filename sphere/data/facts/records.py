@@ -142,8 +142,8 @@ def _counterfact(
         "requested_rewrite": {
             "prompt": _about(relation.file.statements[0], fact.subject),
             "relation_id": fact.relation,
-            "target_new": {"str": new, "id": f"{fact.relation}-{new}"},
-            "target_true": {"str": fact.object, "id": f"{fact.relation}-{fact.object}"},
+            "target_new": _target(relation, new),
+            "target_true": _target(relation, fact.object),
             "subject": fact.subject,
         },
         "paraphrase_prompts": [relation.statement(fact.subject, i) for i in range(1, len(relation.file.statements))],
@@ -151,6 +151,12 @@ def _counterfact(
         "attribute_prompts": prompts(new),
         "generation_prompts": [said(openers[i % len(openers)], fact.subject) for i in range(GENERATIONS)],
     }
+
+
+def _target(relation: Relation, key: str) -> dict[str, Any]:
+    """An object as CounterFact keeps it, with its other names where it has some."""
+    aliases = list(relation.names_of(key)[1:])
+    return {"str": key, "id": f"{relation.name}-{key}"} | ({"aliases": aliases} if aliases else {})
 
 
 def _about(template: str, subject: str) -> str:
@@ -166,7 +172,7 @@ def _zsre(fact: Fact, new: str, other: Fact, relation: Relation, relations: Mapp
         "pred": fact.object,
         "rephrase": rephrased,
         "alt": new,
-        "answers": [new],
+        "answers": list(relation.names_of(new)),
         "loc": said(relations[other.relation].file.questions[0], other.subject),
         "loc_ans": other.object,
         "cond": f"{fact.object} >> {new} || {question}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from sphere.editing.component import Component, Layer
@@ -11,6 +11,8 @@ from sphere.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from sphere.editing.solvers.base import Memory
 
 POSTPROCESSES: dict[str, type[PostProcess]] = {}
 """Every registered post-process class by name."""
@@ -26,6 +28,10 @@ class PostContext:
     """As it was before any edit."""
     prepared: Any = None
     """What the post-process's ``prepare`` returned for this layer; None: it prepares itself at each call."""
+    keys: Tensor | None = None
+    """(d_in, n) float64, the keys the update was solved for; None where there are none (fine-tuning, PRUNE's sum)."""
+    memory: Memory = field(default_factory=dict)
+    """What the solver remembered of the layer before this batch."""
 
 
 class PostProcess(Component):

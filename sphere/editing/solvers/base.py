@@ -94,6 +94,13 @@ class Solver(Component):
         """The share of the key directions that updates may use, for energy.csv; NaN where none is kept out."""
         return float("nan")
 
+    def remembers(self, d_out: int, d_in: int, edits: int) -> dict[str, int]:
+        """Name -> numbers of eight bytes that it remembers of a (d_out, d_in) layer after ``edits``, at most.
+
+        The plan counts files and memory by it.
+        """
+        return {}
+
 
 class ClosedFormSolver(Solver):
     """A solver whose update of a layer is a formula."""
@@ -124,6 +131,11 @@ class GradientSolver(Solver):
     """A solver that trains the weight itself."""
 
     single_layer: ClassVar[bool] = True
+    joint: ClassVar[bool] = False
+    """Whether ``fit`` trains all edits so far together: it starts from the weight before any edit, not from the weight
+    as it stands, and remembers them itself."""
+    ends_targets: ClassVar[bool] = False
+    """Whether the end-of-text token is learned behind each target."""
 
     @abstractmethod
     def fit(

@@ -66,10 +66,10 @@ class FineTuning(GradientSolver):
         import torch
 
         if not batch:
-            raise InputError("ft got an empty batch: give at least one request")
+            raise InputError(f"{self.name} got an empty batch: give at least one request")
         for item in batch:
             if not item.target_start:
-                raise InputError(f"ft needs a prompt and a target, {item} lacks one: encode it with target=")
+                raise InputError(f"{self.name} needs a prompt and a target, {item} lacks one: encode it with target=")
         before = parameter.detach().clone()
         with _only_trainable(model, parameter):
             optimizer = torch.optim.Adam([parameter], lr=self.lr)
@@ -78,7 +78,7 @@ class FineTuning(GradientSolver):
                 for chosen in torch.split(torch.randperm(len(batch), generator=generator), self.minibatch):
                     loss = self._loss(model, [batch[i] for i in chosen.tolist()], pad_id, device)
                     if not torch.isfinite(loss):
-                        raise NumericalError(f"ft's loss diverged: lower lr (now {self.lr:g})")
+                        raise NumericalError(f"{self.name}'s loss diverged: lower lr (now {self.lr:g})")
                     (parameter.grad,) = torch.autograd.grad(loss, [parameter])
                     optimizer.step()
                     if self.norm_constraint is not None:

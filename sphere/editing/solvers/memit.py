@@ -15,7 +15,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 
 from sphere.editing.component import Layer, Need, Search
 from sphere.editing.solvers.base import ClosedFormSolver, LayerProblem, Solution, register
-from sphere.editing.solvers.past import PAST, accumulated
+from sphere.editing.solvers.past import LEFT, PAST, accumulated, left_behind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,15 +43,21 @@ class Memit(ClosedFormSolver):
     def solve(self, problem: LayerProblem) -> Solution:
         from sphere.geometry.linalg import solve_positive_definite
 
-        system = self.second_moment_weight * problem.prepared + problem.keys @ problem.keys.T  # (d_in, d_in)
-        self.add_penalties(system, problem)
+        left = problem.memory.get(LEFT)  # (d_out, d_in)
+        right = problem.keys if left is None else problem.keys @ problem.residuals.T - left.T
         solved = solve_positive_definite(  # (d_in, n): fewer right-hand sides than K R^T has
-            system,
-            problem.keys,
+            self.system(problem),
+            right,
             name=f"{self.name}'s system",
             remedy="take the key statistics from more text (more tokens than d_in), or use encore (a ridge)",
         )
-        return Solution(problem.residuals @ solved.T, problem.memory)
+        return Solution(problem.residuals @ solved.T if left is None else solved.T, problem.memory)
+
+    def system(self, problem: LayerProblem) -> Tensor:
+        """What the update is solved with, (d_in, d_in)."""
+        system: Tensor = self.second_moment_weight * problem.prepared + problem.keys @ problem.keys.T
+        self.add_penalties(system, problem)
+        return system
 
     def add_penalties(self, system: Tensor, problem: LayerProblem) -> None:
         """Add the method's further penalties to the (d_in, d_in) system in place; MEMIT has none."""
@@ -59,17 +65,30 @@ class Memit(ClosedFormSolver):
 
 @register
 class MemitSequential(Memit):
-    """MEMIT that also keeps what earlier batches wrote: dW = R K^T (lambda C + M + K K^T)^-1."""
+    """MEMIT that also keeps what earlier batches wrote: dW = R K^T (lambda C + M + K K^T)^-1.
+
+    It is RLSEdit (arXiv 2601.15686) with its lambda at 0 and w as the weight of C: that recursion computes the same
+    inverse by Woodbury's formula, batch after batch. ``Encore`` is RLSEdit with lambda^2 = ``ridge``.
+    """
 
     name: ClassVar[str] = "memit-seq"
     needs_keys_after: ClassVar[bool] = True
+
+    compensate: bool = False
+    """Hand back to the next update what post-processes cut away of this one (arXiv 2605.26670)."""
+
+    def remembers(self, d_out: int, d_in: int, edits: int) -> dict[str, int]:
+        return {PAST: d_in**2, **({LEFT: d_out * d_in} if self.compensate else {})}
 
     def add_penalties(self, system: Tensor, problem: LayerProblem) -> None:
         if PAST in problem.memory:
             system += problem.memory[PAST]
 
     def settle(self, problem: LayerProblem, solution: Solution, applied: Tensor, keys: Tensor | None) -> Memory:
-        return accumulated(problem.memory, keys)
+        memory = accumulated(problem.memory, keys)
+        if not self.compensate:
+            return memory
+        return {**memory, **left_behind(solution.update, applied, self.system(problem))}
 
 
 @register

@@ -1,4 +1,4 @@
-"""The paper's claims (config/published/claims.csv), each tested on a study's gathered tables.
+"""The paper's claims and two of ours (config/published/claims.csv), each tested on a study's gathered tables.
 
 Every claim becomes one number a seed; the verdict comes from its 95 % interval over seeds (Student's t), in a study of
 one order from a bootstrap over its records, which says nothing of other orders (``replicates``):
@@ -7,8 +7,10 @@ one order from a bootstrap over its records, which says nothing of other orders 
     not reproduced    it does not: it includes the other side, or lies there
     not tested here   the study lacks what the test needs; the reason says what
 
-`effect` is always given where it can be computed, with or without a verdict. C3 is a theorem, so it is held to every
-batch and needs no interval. Parts (per dataset, method or metric) are in claims_detail.csv.
+Of ours (``source``: ours) the first two are `holds` and `does not hold`; they are tested on this project's controls,
+which the paper's claims leave out. `effect` is always given where it can be computed, with or without a verdict. C3 is
+a theorem, so it is held to every batch and needs no interval. Parts (per dataset, method or metric) are in
+claims_detail.csv.
 """
 
 from __future__ import annotations
@@ -20,19 +22,47 @@ import pandas as pd
 
 from sphere.errors import InputError
 from sphere.files import write_atomically, write_csv
-from sphere.report.claims.evidence import NOT_TESTED, Evidence, Finding, Part, UntestableError, numbers, signed
-from sphere.report.claims.hypotheses import TESTS
+from sphere.report.claims.controls import OURS
+from sphere.report.claims.evidence import (
+    NOT_REPRODUCED,
+    NOT_TESTED,
+    REPRODUCED,
+    Evidence,
+    Finding,
+    Part,
+    UntestableError,
+    numbers,
+    signed,
+)
+from sphere.report.claims.hypotheses import TESTS as PAPER
 from sphere.report.published import read_published
 
 __all__ = ["TESTS", "check_claims"]
 
-COLUMNS = ("id", "claim", "statistic", "effect", "unit", "ci_low", "ci_high", "ci_kind", "n_seeds", "verdict", "reason")
+TESTS = PAPER | OURS
+HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold"}
+"""What a verdict is called where the claim is not the paper's."""
+COLUMNS = (
+    "id",
+    "source",
+    "claim",
+    "statistic",
+    "effect",
+    "unit",
+    "ci_low",
+    "ci_high",
+    "ci_kind",
+    "n_seeds",
+    "verdict",
+    "reason",
+)
 DETAIL = ("id", "part", "statistic", "effect", "unit", "ci_low", "ci_high", "ci_kind", "n_seeds")
 
 
 def check_claims(tables: Path, published: Path, out: Path) -> pd.DataFrame:
     """Test every claim of published/claims.csv on the tables; write out/claims.csv, .md and claims_detail.csv."""
-    evidence = Evidence.read(tables)
+    whole = Evidence.read(tables)
+    methods = whole.without_controls()
     claims = read_published(published, "claims")
     unknown = sorted(set(claims["id"]) - set(TESTS))
     if unknown:
@@ -42,11 +72,12 @@ def check_claims(tables: Path, published: Path, out: Path) -> pd.DataFrame:
     rows, details = [], []
     for claim in claims.to_dict("records"):
         try:
-            found = TESTS[claim["id"]](evidence)
+            found = TESTS[claim["id"]](whole if claim["source"] == "ours" else methods)
         except UntestableError as lacking:
             found = Finding(Part("", str(claim["statistic"]), "", {}), NOT_TESTED, str(lacking))
-        line = {"id": claim["id"], "claim": claim["claim"], **numbers(found.whole)}
-        rows.append({**line, "verdict": found.verdict, "reason": found.reason})
+        line = {key: claim[key] for key in ("id", "source", "claim")} | numbers(found.whole)
+        verdict = HOLDS.get(found.verdict, found.verdict) if claim["source"] == "ours" else found.verdict
+        rows.append({**line, "verdict": verdict, "reason": found.reason})
         details += [{"id": claim["id"], "part": part.name, **numbers(part)} for part in (*found.parts, found.whole)]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_csv(table, out / "claims.csv")
@@ -58,13 +89,14 @@ def check_claims(tables: Path, published: Path, out: Path) -> pd.DataFrame:
 
 def as_markdown(table: pd.DataFrame) -> str:
     """One line a claim: what was measured, its interval, the verdict and why."""
-    lines = ["| | Claim of the paper | Measured here | Verdict | Why |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| | Claim | Measured here | Verdict | Why |", "| --- | --- | --- | --- | --- |"]
     for row in table.to_dict("records"):
         measured = str(row["statistic"])
         if isfinite(row["effect"]):
             measured += f": {signed(row['effect'])} {row['unit']}".rstrip()
         if isfinite(row["ci_low"]):
             measured += f" [{signed(row['ci_low'])}, {signed(row['ci_high'])}], {row['ci_kind']}, n = {row['n_seeds']}"
-        cells = [row["id"], row["claim"], measured, f"**{row['verdict']}**", row["reason"]]
+        claim = f"{row['claim']} (ours, not the paper's)" if row["source"] == "ours" else row["claim"]
+        cells = [row["id"], claim, measured, f"**{row['verdict']}**", row["reason"]]
         lines.append("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

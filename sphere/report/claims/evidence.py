@@ -20,6 +20,7 @@ from sphere.report.claims.replicates import (
     replicated_units,
 )
 from sphere.report.tables.intervals import NO_INTERVAL, OVER_SEEDS, Interval, over_draws, over_seeds
+from sphere.report.tables.layout import is_control
 from sphere.report.tables.summaries import headline_ability, load
 from sphere.report.tables.trajectories import RUN, energy_by_batch, trajectories
 
@@ -65,6 +66,14 @@ class Evidence:
             timing=replicated_units(found.timing[found.timing["batch"] > 0], ("edits", "batch"), rng),
             neurons=replicated_units(found.neurons, ("layer",), rng),
         )
+
+    def without_controls(self) -> Evidence:
+        """The evidence of the methods alone: the paper's claims know no controls."""
+        kept = {
+            name: frame[~frame["method"].map(is_control).astype(bool)] if len(frame) else frame
+            for name, frame in vars(self).items()
+        }
+        return Evidence(**kept)
 
 
 @dataclass(frozen=True)

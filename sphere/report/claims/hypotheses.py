@@ -1,4 +1,4 @@
-"""The eight tests, one function a claim: its docstring says what is held against what."""
+"""The tests of the paper's eight claims, one function a claim: its docstring says what is held against what."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def projection_improves_all(evidence: Evidence) -> Finding:
     for base, projected in pairs:
         gains = []
         for (model, dataset, metric), own in long.groupby([*PLACE, "metric"], sort=False):
-            gain = _difference(own, projected, base)
+            gain = difference(own, projected, base)
             if gain:
                 name = f"{place(model, dataset)}, {metric}, {base}"
                 gains.append(Part(name, "gain from the projection", "points", gain))
@@ -187,9 +187,7 @@ def projection_improves_all(evidence: Evidence) -> Finding:
     verdict, reason = judge(whole.interval, above=0)
     stopped = stopped_streams(evidence.paths)
     verdicts = {base: judge(part.interval, above=0)[0] for (base, _), part in zip(pairs, baselines, strict=True)}
-    failed = [
-        method_label(base) for base, projected in pairs if verdicts[base] != REPRODUCED or projected in stopped
-    ]
+    failed = [method_label(base) for base, projected in pairs if verdicts[base] != REPRODUCED or projected in stopped]
     if verdict != NOT_TESTED:
         verdict = NOT_REPRODUCED if failed else REPRODUCED
         count = f"{len(verdicts) - len(failed)} of {len(verdicts)} baselines gain with an interval above 0"
@@ -246,9 +244,7 @@ def at_last_checkpoint(paths: pd.DataFrame) -> pd.DataFrame:
     return paths[paths["edits"] == paths.groupby(PLACE)["edits"].transform("max")]
 
 
-def against_best(
-    long: pd.DataFrame, key: str, unit: str, *, highest: bool, draws: str = "records"
-) -> list[Part]:
+def against_best(long: pd.DataFrame, key: str, unit: str, *, highest: bool, draws: str = "records") -> list[Part]:
     """SPHERE minus the best baseline, paired by seed, one part a model, dataset and `key`.
 
     The best baseline is the one whose mean over seeds is best there, so it may differ from part to part; that choice
@@ -271,12 +267,12 @@ def against_best(
         means = means[lasted or means.index]
         best = str(means.idxmax() if highest else means.idxmin())
         name = f"{place(model, dataset)}, {metric}, against {best}"
-        gain = _difference(own, headline, best)
+        gain = difference(own, headline, best)
         parts.append(Part(name, "SPHERE minus the best baseline", unit, gain, unit_of_draws=draws))
     return parts
 
 
-def _difference(own: pd.DataFrame, first: str, second: str) -> dict[int, float]:
+def difference(own: pd.DataFrame, first: str, second: str) -> dict[int, float]:
     """first minus second by seed, over the seeds that both have."""
     by_method = {name: by_seed_of(own[own["method"] == name], "value") for name in (first, second)}
     seeds = sorted(by_method[first].keys() & by_method[second].keys())

@@ -83,5 +83,3 @@ def one_order(paths: pd.DataFrame, records: pd.DataFrame) -> bool:
 
 def _labels() -> np.ndarray[Any, np.dtype[np.int64]]:
     return -np.arange(1, REPLICATES + 1)
-
-

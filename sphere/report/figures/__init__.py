@@ -17,6 +17,7 @@ from sphere.report.figures import curves, energy, neurons
 from sphere.report.tables.editing import read_paper
 from sphere.report.tables.layout import dataset_label, method_label, paper_name
 from sphere.report.tables.neurons import sampled_weights
+from sphere.report.tables.retention import retention_curve
 from sphere.report.tables.stream import PAPER_MODELS
 from sphere.report.tables.summaries import load
 from sphere.report.tables.trajectories import energy_by_batch, trajectories
@@ -72,6 +73,8 @@ _FROM_TABLES: dict[str, Callable[[Selection, Path, Path | None], None]] = {
         _paths(read), energy_by_batch(read("energy_summary")), stem
     ),
     "editing_curves": lambda read, stem, _: curves.editing_curves(read("editing_by_method"), stem),
+    "neutral": lambda read, stem, _: curves.neutral(read("neutral_by_method"), stem),
+    "retention": lambda read, stem, _: curves.retention(retention_curve(read("retention_summary")), stem),
     "general_ability": lambda read, stem, _: curves.general_ability(read("general_ability_by_method"), stem),
     "plug_and_play": lambda read, stem, _: curves.plug_and_play(read("editing_by_method"), stem),
     "sensitivity": _sensitivity,

@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from sphere.report.figures.panels import ACROSS, band, combinations, empty, in_rows, percent, row_label
 from sphere.report.style import PAGE, drawing, fit_integers, grid, legend_above, look, say_nothing_to_draw, width_of
 from sphere.report.tables.layout import (
+    ANCHORS,
     METRICS,
-    PRE_EDITED,
     ability_label,
     dataset_label,
     family_of,
+    is_anchor,
     method_label,
     ordered_methods,
     projected_pairs,
 )
+from sphere.report.tables.neutral import LABELS
 from sphere.report.tables.stream import family_rank
 
 
@@ -45,6 +47,25 @@ def editing_curves(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str
     _curves(kept, "metric", titles, lambda dataset: percent(dataset, families), stem, "no editing metric")
 
 
+def retention(by_cohort: pd.DataFrame, stem: Path) -> None:
+    """What holds at the last checkpoint, by when it was edited: one line a method, one panel a metric.
+
+    `by_cohort` is retention_curve of retention_summary.
+    """
+    titles = {metric: metric.capitalize() for metric in METRICS if metric in set(by_cohort["metric"])}
+    across = "Edited as one of the first ... edits"
+    _curves(by_cohort, "metric", titles, percent, stem, "no edit was evaluated twice", across=across)
+
+
+def neutral(by_method: pd.DataFrame, stem: Path) -> None:
+    """Bits a byte and drift on neutral text against edits made, one line a method; dashed, the unedited model.
+
+    `by_method` is neutral_by_method.
+    """
+    titles = {metric: label for metric, label in LABELS.items() if metric in set(by_method["metric"])}
+    _curves(by_method, "metric", titles, lambda _: "neutral text", stem, "no neutral text was measured", shares=False)
+
+
 def _curves(
     by_method: pd.DataFrame,
     key: str,
@@ -52,15 +73,22 @@ def _curves(
     quantity: Callable[[str], str],
     stem: Path,
     reason: str,
+    *,
+    across: str = "Edits made",
+    shares: bool = True,
 ) -> None:
-    """One panel a value of the column `key`, under its title; `quantity(dataset)` is what the y axis shows."""
-    edited = by_method[by_method["method"] != PRE_EDITED]
+    """One panel a value of the column `key`, under its title; `quantity(dataset)` is what the y axis shows.
+
+    `shares` are drawn in percent; other quantities as they are, each on a scale of its own.
+    """
+    edited = by_method[~by_method["method"].isin(ANCHORS)]
     found = combinations(edited)
     if not found:
         return say_nothing_to_draw(stem, reason)
     # a symmetric interval of a share may reach beyond what a share can be: it is drawn as far as it can be
-    shown = by_method.assign(value=100 * by_method["mean"], value_low=(100 * by_method["ci_low"]).clip(0, 100),
-                             value_high=(100 * by_method["ci_high"]).clip(0, 100))  # fmt: skip
+    scale, most = (100, 100) if shares else (1, None)
+    shown = by_method.assign(value=scale * by_method["mean"], value_low=(scale * by_method["ci_low"]).clip(0, most),
+                             value_high=(scale * by_method["ci_high"]).clip(0, most))  # fmt: skip
     rows = [(model, dataset, names) for model, dataset in found for names in in_rows(list(titles), ACROSS)]
     columns = max(len(names) for _, _, names in rows)
     with drawing(stem, width=width_of(columns), height=0.15 + 1.85 * len(rows)) as figure:
@@ -68,32 +96,33 @@ def _curves(
         for line, (model, dataset, names) in zip(axes, rows, strict=True):
             own = shown[(shown["model"] == model) & (shown["dataset"] == dataset)]
             for axis, name in zip(line, names, strict=False):
-                _curve_panel(axis, own[own[key] == name])
+                _curve_panel(axis, own[own[key] == name], least=1.0 if shares else 0.0)
                 axis.set_title(titles[name], loc="left")
             for axis in line[len(names) :]:
                 axis.set_visible(False)
             line[0].set_ylabel(row_label(model, dataset, quantity(dataset), several=len(found) > 1))
-        figure.supxlabel("Edits made", fontsize=7)
+        figure.supxlabel(across, fontsize=7)
         legend_above(figure, list(axes.flat))
 
 
-def _curve_panel(axis: Axes, own: pd.DataFrame) -> None:
+def _curve_panel(axis: Axes, own: pd.DataFrame, *, least: float) -> None:
+    """One panel, from 0 to what the lines need, ``least`` at any rate."""
     own = own[np.isfinite(own["value"])]
     if own.empty:
         return empty(axis)
     for method in ordered_methods(own["method"]):
         line = own[own["method"] == method]
-        if method == PRE_EDITED:
+        if is_anchor(method):
             style = look(method)
             axis.axhline(
                 float(line["value"].iloc[0]), color=style.colour, linestyle=style.dash, linewidth=0.9, label=style.label
             )
         else:
             band(axis, line, "value", look(method))
-    edited = own[own["method"] != PRE_EDITED]
+    edited = own[~own["method"].isin(ANCHORS)]
     if len(edited):
         fit_integers(axis, edited["edits"])
-    top = max(1.0, axis.get_ylim()[1])
+    top = max(least, axis.get_ylim()[1])
     axis.set_ylim(-0.04 * top, top)
 
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from sphere.report.tables.answers import belief_table, strict_table
 from sphere.report.tables.comparison import comparison_table
+from sphere.report.tables.cost import cost_table
 from sphere.report.tables.editing import checkpoint_table, family_table, main_table, plug_and_play_table, read_paper
 from sphere.report.tables.incidents import mark_stops
 from sphere.report.tables.layout import FAMILIES
+from sphere.report.tables.neutral import neutral_table
 from sphere.report.tables.render import Table, write_table
+from sphere.report.tables.retention import retention_table
 from sphere.report.tables.stream import (
     ability_table,
     energy_table,
@@ -51,10 +55,15 @@ def _comparison(tables: Path, published: Path | None) -> Table:
 _MAKERS: dict[str, Maker] = {
     "table1": lambda t, p: main_table(load(t, "editing_by_method"), read_paper(p, "table1_main")),
     **{f"editing_{family}": _of_family(family) for family in FAMILIES},
+    "strict": lambda t, _: strict_table(load(t, "editing_by_method")),
+    "belief": lambda t, _: belief_table(load(t, "editing_by_method")),
+    "retention": lambda t, _: retention_table(load(t, "retention_summary")),
     "checkpoints": lambda t, _: checkpoint_table(load(t, "editing_by_method")),
     "plug_and_play": lambda t, p: plug_and_play_table(load(t, "editing_summary"), read_paper(p, "table1_main")),
     "runtime": lambda t, p: runtime_table(load(t, "timing_summary"), read_paper(p, "table2_runtime")),
+    "cost": lambda t, _: cost_table(load(t, "timing_summary"), load(t, "cost_summary")),
     "general_ability": lambda t, _: ability_table(load(t, "general_ability_by_method")),
+    "neutral": lambda t, _: neutral_table(load(t, "neutral_by_method")),
     "energy": lambda t, _: energy_table(load(t, "energy_summary")),
     "spearman": lambda t, p: spearman_table(
         load(t, "editing_summary"), load(t, "energy_summary"), read_paper(p, "spearman")

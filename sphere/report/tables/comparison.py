@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import hypot, isfinite, nan
 
 import pandas as pd
 
 from sphere.report.tables.editing import PAPER_PREFIX, PAPER_SUFFIX
 from sphere.report.tables.intervals import from_stderr
-from sphere.report.tables.layout import METRICS, dataset_label, method_label, paper_name
+from sphere.report.tables.layout import (
+    METRICS,
+    TEXT_FAMILY,
+    TEXT_METRICS,
+    dataset_label,
+    family_label,
+    family_of,
+    method_label,
+    paper_name,
+)
 from sphere.report.tables.render import Cell, Column, Row, Table
 from sphere.report.tables.stream import PAPER_MODELS
 
 NOT_RUN = "not run"
+NOT_SAID = "not said"
+"""The family of a published number whose source does not name it."""
+OTHER_FAMILY = "other family"
 Place = tuple[str, str]
 """(section, label) of a row."""
+Families = tuple[str, str]
+"""Of our number and of the published one; empty for a quantity that is of none, such as seconds."""
 SPEED = {"edit_s": "seconds of a batch", "projection_s": "seconds of the projection", "ratio_percent": "their ratio, %"}
 
 
@@ -38,16 +53,10 @@ def comparison_table(
         note = "None of this study's models is one of the paper's: there is nothing to compare."
         return Table("comparison", title, "Value", columns, [], [note])
     ours = dict(_ours(tables, models))
-    rows = []
-    for place, (paper, half) in _theirs(papers, models):
-        found = ours.get(place, Cell(nan))
-        known = isfinite(found.value)
-        cells = {
-            "ours": Cell(found.value, found.half_width, note="" if known else NOT_RUN),
-            "paper": Cell(paper, half),
-            "difference": Cell(found.value - paper, _both(found.half_width, half), note="" if known else NOT_RUN),
-        }
-        rows.append(Row(*place, cells))
+    rows = [
+        _row(place, families, ours.get(place, Cell(nan)), Cell(paper, half))
+        for place, families, (paper, half) in _theirs(papers, models)
+    ]
     rows += _independent(independent, by_method, models)
     ends = by_method[by_method["edits"] > 0].groupby("model")["edits"].max()
     said = ", ".join(f"{model} {int(ends[model]):,}" for model in models.values() if model in ends)
@@ -56,8 +65,9 @@ def comparison_table(
         "± of ours: half-width of its 95 % interval, with one seed over records only; of the paper: as printed, one "
         "standard error (config/published/README.md); of the difference: 95 %, of both where the paper has one.",
         "The second reference (config/published/independent.csv) is of one order of the edits, at the checkpoints it "
-        "names, in the accuracy family on both sides; ours is shown where a checkpoint is the same.",
-        "The paper does not say on which model and dataset its Figure 1 and its sensitivity map were made.",
+        "names; ours is shown where a checkpoint is the same.",
+        "Families are named on both sides, and no difference is taken across them. The paper does not say of which "
+        "family, model and dataset its Figure 1 and its sensitivity map are: those have no difference.",
     ]
     return Table("comparison", title, "Value", columns, rows, notes)
 
@@ -76,11 +86,23 @@ def _independent(reference: pd.DataFrame | None, by_method: pd.DataFrame, models
             if len(found):
                 ours, low, high = (100 * float(found[name].iloc[0]) for name in ("mean", "ci_low", "ci_high"))
                 half = (high - low) / 2
-            note = "" if isfinite(ours) else NOT_RUN
-            section = f"{row['source']}, {row['model']} on {dataset_label(row['dataset'])} ({row['family']})"
+            section = f"{row['source']}, {row['model']} on {dataset_label(row['dataset'])}"
             label = f"{method_label(row['method'])}, {metric} after {int(row['edits']):,} edits"
-            cells = {"ours": Cell(ours, half, note=note), "paper": Cell(row[metric])}
-            yield Row(section, label, cells | {"difference": Cell(ours - row[metric], half, note=note)})
+            yield _row((section, label), (row["family"], row["family"]), Cell(ours, half), Cell(row[metric]))
+
+
+def _row(place: Place, families: Families, ours: Cell, paper: Cell) -> Row:
+    """One published number beside ours, with the family of each; the difference only within one family."""
+    section, label = place
+    own, theirs = families
+    if own or theirs:
+        label += f" (ours: {family_label(own)}; published: {family_label(theirs)})"
+    known = isfinite(ours.value)
+    difference = Cell(nan, note=OTHER_FAMILY if known else NOT_RUN)
+    if known and own == theirs:
+        difference = Cell(ours.value - paper.value, _both(ours.half_width, paper.half_width))
+    cells = {"ours": replace(ours, note="" if known else NOT_RUN), "paper": paper, "difference": difference}
+    return Row(section, label, cells)
 
 
 def _both(ours: float, theirs: float) -> float:
@@ -91,23 +113,27 @@ def _both(ours: float, theirs: float) -> float:
 
 def _theirs(
     papers: Mapping[str, pd.DataFrame | None], models: Mapping[str, str]
-) -> Iterator[tuple[Place, tuple[float, float]]]:
-    """Where each published number stands in the table, the number and its ±; without the p of Figure 1."""
+) -> Iterator[tuple[Place, Families, tuple[float, float]]]:
+    """Where each published number stands in the table, the families, the number and its ±; without Figure 1's p."""
+    of_figures = (family_of("counterfact"), NOT_SAID)
     frames = {name: paper for name, paper in papers.items() if paper is not None}
     for row in frames["table1"].to_dict("records"):
         for dataset, prefix in PAPER_PREFIX.items():
             for metric, suffix in PAPER_SUFFIX.items():
                 if isfinite(value := row.get(f"{prefix}_{suffix}", nan)):
-                    yield _editing(row["model"], dataset, row["method"], metric), (value, row[f"{prefix}_{suffix}_pm"])
+                    families = family_of(dataset), str(row[f"{prefix}_family"])
+                    families = (TEXT_FAMILY, TEXT_FAMILY) if metric in TEXT_METRICS else families
+                    place = _editing(row["model"], dataset, row["method"], metric)
+                    yield place, families, (value, row[f"{prefix}_{suffix}_pm"])
     for row in frames["runtime"].to_dict("records"):
         for key, label in SPEED.items():
-            yield (f"Table 2, {row['model']}", f"SPHERE, {label}"), (row[key], nan)
+            yield (f"Table 2, {row['model']}", f"SPHERE, {label}"), ("", ""), (row[key], nan)
     for model in models.values():
         for row in frames["spearman"].to_dict("records"):
             for metric in METRICS:
-                yield _rank(model, row["method"], metric), (row[f"{metric}_r"], nan)
+                yield _rank(model, row["method"], metric), of_figures, (row[f"{metric}_r"], nan)
         for row in frames["sensitivity"].to_dict("records"):
-            yield _setting(model, f"η = {row['eta']:g}", row["alpha"]), (row["efficacy"], nan)
+            yield _setting(model, f"η = {row['eta']:g}", row["alpha"]), of_figures, (row["efficacy"], nan)
 
 
 def _ours(tables: Mapping[str, Table], models: Mapping[str, str]) -> Iterator[tuple[Place, Cell]]:

@@ -11,13 +11,15 @@ import pandas as pd
 from sphere.report.published import read_published
 from sphere.report.tables.intervals import over_seeds
 from sphere.report.tables.layout import (
+    ANCHORS,
     METRICS,
-    PRE_EDITED,
     TEXT_FAMILY,
     TEXT_METRICS,
     dataset_label,
     family_label,
     family_of,
+    group_of,
+    is_anchor,
     method_label,
     ordered_methods,
     paper_name,
@@ -49,7 +51,7 @@ def main_table(
         metrics = METRICS if dataset.startswith("zsre") else (*METRICS, *TEXT_METRICS)
         group = f"{dataset_label(dataset)} ({family_label(shown[dataset])})"
         columns += [Column(f"{dataset}_{metric}", SHORT[metric], group, "higher") for metric in metrics]
-    last = _last_checkpoint(by_method)
+    last = last_checkpoint(by_method)
     rows = []
     for model in by_method["model"].unique():
         of_model = last[last["model"] == model]
@@ -60,7 +62,7 @@ def main_table(
                 for dataset in datasets
                 for metric in (*METRICS, *TEXT_METRICS)
             }
-            rows.append(Row(model, method_label(method), cells, ranked=method != PRE_EDITED))
+            rows.append(Row(model, method_label(method), cells, ranked=not is_anchor(method), group=group_of(method)))
     ends = {dataset: int(last.loc[last["dataset"] == dataset, "edits"].max()) for dataset in datasets}
     title = f"Editing after {' and '.join(f'{count:,} {dataset_label(name)}' for name, count in ends.items())} edits"
     notes = [
@@ -93,7 +95,7 @@ def checkpoint_table(by_method: pd.DataFrame) -> Table:
             own = cell[cell["method"] == method]
             cells = {metric: _cell(own, str(dataset), metric, family_of(str(dataset)), None)
                      for metric in (*METRICS, *TEXT_METRICS)}  # fmt: skip
-            rows.append(Row(section, method_label(method), cells))
+            rows.append(Row(section, method_label(method), cells, group=group_of(method)))
     columns = [Column(metric, SHORT[metric], "", "higher") for metric in (*METRICS, *TEXT_METRICS)]
     notes = [
         "Percent, but fluency in bits x 100; mean over all edits made so far, and over seeds.",
@@ -112,7 +114,7 @@ def plug_and_play_table(summary: pd.DataFrame, paper: pd.DataFrame | None = None
         for metric in METRICS
         for key, header in (("without", "without"), ("with", "with"), ("gain", "gain"))
     ]
-    last = _last_checkpoint(summary[summary["method"] != PRE_EDITED])
+    last = last_checkpoint(summary[~summary["method"].isin(ANCHORS)])
     rows = []
     for (model, dataset), place in last.groupby(["model", "dataset"], sort=False):
         family = family_of(str(dataset))
@@ -133,7 +135,7 @@ def plug_and_play_table(summary: pd.DataFrame, paper: pd.DataFrame | None = None
                     cells[f"{metric}_{key}"] = Cell(interval.mean, interval.half_width, theirs_)
             section = f"{model}, {dataset_label(str(dataset))} ({family_label(family)})"
             rows.append(Row(section, method_label(base), cells))
-    seeds = summary.loc[summary["method"] != PRE_EDITED, "seed"].nunique()
+    seeds = summary.loc[~summary["method"].isin(ANCHORS), "seed"].nunique()
     notes = [
         "Percent after the last checkpoint; the gain, in points, is taken seed by seed. AlphaEdit with it is SPHERE.",
         f"± is the half-width of the 95 % interval: t over {seeds} seeds." if seeds > 1 else "One seed: no interval.",
@@ -151,10 +153,10 @@ def interval_note(summary: pd.DataFrame) -> str:
     return f"± is the half-width of the 95 % interval: {'; '.join(said)}." if said else "No interval: one value each."
 
 
-def _last_checkpoint(by_method: pd.DataFrame) -> pd.DataFrame:
-    """The rows of each model and dataset at its last checkpoint, and the pre-edited ones."""
+def last_checkpoint(by_method: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each model and dataset at its last checkpoint, and those that no method edited."""
     ends = by_method.groupby(["model", "dataset"])["edits"].transform("max")
-    return by_method[(by_method["edits"] == ends) | (by_method["method"] == PRE_EDITED)]
+    return by_method[(by_method["edits"] == ends) | by_method["method"].isin(ANCHORS)]
 
 
 def _cell(own: pd.DataFrame, dataset: str, metric: str, family: str, paper: pd.Series | None) -> Cell:

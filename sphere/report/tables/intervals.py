@@ -82,6 +82,12 @@ def over_draws(values: Iterable[float], draws: Iterable[float], unit: str) -> In
     return Interval(mean.mean, low, high, f"bootstrap over {unit}", mean.n)
 
 
+def stderr_of(low: ArrayLike, high: ArrayLike) -> NDArray[np.float64]:
+    """The standard errors behind normal 95 % intervals; NaN where there is none."""
+    width = np.asarray(high, dtype=np.float64) - np.asarray(low, dtype=np.float64)
+    return width / (2 * float(stats.norm.ppf((1 + LEVEL) / 2)))
+
+
 def _mean_interval(values: Iterable[float], kind: str, *, student: bool) -> Interval:
     sample = np.asarray(list(values), dtype=np.float64)
     sample = sample[np.isfinite(sample)]

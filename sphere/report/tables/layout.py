@@ -6,15 +6,27 @@ import re
 from collections.abc import Iterable
 
 PRE_EDITED = "pre-edited"
+IN_CONTEXT = "in-context"
+ANCHORS = (PRE_EDITED, IN_CONTEXT)
+"""Models that no method edited: references in tables and figures, never ranked."""
 PROJECTION = "sphere"
+
+ROTATION, SCATTER = "rotate", "scatter"
+"""This project's controls: an editor whose energy cannot move, and a post-process that moves it by a set share."""
+TWIN = "memit-seq"
+"""The method with the rotation's objective, and the solver of the row `scatter`."""
 
 METRICS = ("efficacy", "generalization", "specificity")
 FAMILIES = ("success", "accuracy", "token_accuracy", "generation")
+STRICT_FAMILIES = {"strict": "bare prompt", "strict_question": "as a question"}
+"""Families of whole free answers -> the form in which the prompt was put."""
+BELIEF = "belief"  # the family of log-odds
 TEXT_METRICS = ("fluency", "consistency")
 TEXT_FAMILY = "text"  # the family under which fluency and consistency are gathered
 
 METHOD_LABELS = {
     PRE_EDITED: "Pre-edited",
+    IN_CONTEXT: "In context",
     "ft": "FT",
     "rome": "ROME",
     "memit": "MEMIT",
@@ -26,12 +38,25 @@ METHOD_LABELS = {
     "alphaedit": "AlphaEdit",
     PROJECTION: "SPHERE",
 }
+LATER_LABELS = {
+    "evoedit": "EvoEdit",
+    "betaedit": "BetaEdit",
+    "lyaplock": "LyapLock",
+    "locft": "LocFT-BF",
+    "crisp": "CRISP",
+    ROTATION: "Rotation (control)",
+    SCATTER: "scatter (control)",
+}
+"""Methods of 2025 and 2026, and this project's controls; figures give them a spare look each."""
 DATASET_LABELS = {"counterfact": "CounterFact", "zsre": "zsRE"}
 FAMILY_LABELS = {
     "success": "success",
     "accuracy": "accuracy",
     "token_accuracy": "token accuracy",
     "generation": "generation",
+    "strict": "strict",
+    "strict_question": "strict, as a question",
+    BELIEF: "log-odds",
     TEXT_FAMILY: "generated text",
 }
 ABILITY_LABELS = {
@@ -57,7 +82,7 @@ def method_label(name: str) -> str:
     said = f" ({', '.join(each.replace('=', ' ') for each in settings)})" if settings else ""
     if base == f"alphaedit+{PROJECTION}":
         return METHOD_LABELS[PROJECTION] + said
-    return " + ".join(METHOD_LABELS.get(part, part) for part in base.split("+")) + said
+    return " + ".join((METHOD_LABELS | LATER_LABELS).get(part, part) for part in base.split("+")) + said
 
 
 def dataset_label(name: str) -> str:
@@ -73,9 +98,51 @@ def family_label(family: str) -> str:
 
 
 def ordered_methods(names: Iterable[str]) -> list[str]:
-    """Unique names in the order of print: pre-edited, baselines each followed by its `+sphere`, SPHERE last."""
-    ranks = {name: rank for rank, name in enumerate(METHOD_LABELS)}
-    return sorted(set(names), key=lambda name: (is_headline(name), ranks.get(base_of(name) or name, len(ranks)), name))
+    """Unique names in the order of print: pre-edited, then by what they change (`group_of`), SPHERE and controls last.
+
+    Within a group baselines are each followed by what adds to them.
+    """
+    ranks = {name: rank for rank, name in enumerate(METHOD_LABELS | LATER_LABELS)}
+
+    def key(name: str) -> tuple[int, bool, int, str]:
+        base = base_of(name) or name.split("@")[0]
+        return GROUPS.index(group_of(name)), is_headline(name), ranks.get(base.split("+")[0], len(ranks)), name
+
+    return sorted(set(names), key=key)
+
+
+GROUPS = ("", "what is solved", "what is asked for", "what becomes of the update", "what is evaluated", "controls")
+"""What methods change, in the order of print; the unedited model changes nothing."""
+POSTPROCESSED = {"rect": 3, "revive": 3, "crisp": 3, "prune": 4}
+"""Methods that are a post-process on MEMIT -> their group."""
+
+
+def group_of(name: str) -> str:
+    """What a method changes: the solve, the targets, the update or the weights that are evaluated; or a control.
+
+    The projection is what methods are compared with and without, so `memit+sphere` stands where `memit` does.
+    """
+    if is_anchor(name):
+        return GROUPS[0]
+    if is_control(name):
+        return GROUPS[5]
+    if is_headline(name):
+        return GROUPS[3]
+    parts = (base_of(name) or name.split("@")[0]).split("+")
+    later = max([POSTPROCESSED.get(part, 3 if part != parts[0] else 1) for part in parts])
+    return GROUPS[2] if later == 1 and "@values." in name else GROUPS[later]
+
+
+def is_control(name: str) -> bool:
+    """True for this project's controls: they answer a question of their own and are nobody's baseline."""
+    return bool({ROTATION, SCATTER} & set(name.split("@")[0].split("+")))
+
+
+def scattered_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """(method, the method whose energy is moved) for all of which both are present."""
+    present = ordered_methods(names)
+    bases = {name: TWIN if name == SCATTER else name.removesuffix(f"+{SCATTER}") for name in present}
+    return [(base, name) for name, base in bases.items() if base != name and base in present]
 
 
 def is_headline(name: str) -> bool:
@@ -106,9 +173,19 @@ def projected_pairs(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(base, pairs[base]) for base in ordered_methods(pairs)]
 
 
+def gap_of(family: str) -> str:
+    """The family under which accuracy under teacher forcing minus a strict family is gathered."""
+    return f"{family}_gap"
+
+
+def is_anchor(name: str) -> bool:
+    """True for a model that no method edited: it stands in tables as a reference and is not ranked."""
+    return name in ANCHORS
+
+
 def is_baseline(name: str) -> bool:
     """True for a method that edits without the projection."""
-    return name != PRE_EDITED and base_of(name) is None
+    return not is_anchor(name) and base_of(name) is None and not is_control(name)
 
 
 def family_of(dataset: str) -> str:

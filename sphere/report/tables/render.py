@@ -46,6 +46,7 @@ class Row:
     cells: Mapping[str, Cell]
     ranked: bool = True
     mark: str = ""  # behind the label in print, for a note
+    group: str = ""  # what the method changes; a section of three groups or more has a line for each
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,20 @@ def ranks(table: Table) -> dict[tuple[int, str], int]:
     return found
 
 
+def _heads(table: Table) -> dict[int, str]:
+    """{row index: the group that begins with it}, in sections of three groups or more."""
+    found: dict[int, str] = {}
+    for section in dict.fromkeys(row.section for row in table.rows):
+        rows = [(index, row.group) for index, row in enumerate(table.rows) if row.section == section and row.group]
+        if len({group for _, group in rows}) > 2:
+            found |= {next(index for index, own in rows if own == group): group for _, group in rows}
+    return found
+
+
 def as_markdown(table: Table) -> str:
     """A GitHub table: best in bold, second best underlined, the paper's value in square brackets."""
     arrows = {"higher": " ↑", "lower": " ↓", None: ""}
-    best = ranks(table)
+    best, heads = ranks(table), _heads(table)
     sections = list(dict.fromkeys(row.section for row in table.rows))
     groups = [f"{column.group} " if column.group else "" for column in table.columns]
     header = [f"{group}{c.header}{arrows[c.better]}" for group, c in zip(groups, table.columns, strict=True)]
@@ -121,6 +132,9 @@ def as_markdown(table: Table) -> str:
         first = True
         for index, row in enumerate(table.rows):
             if row.section == section:
+                if index in heads:
+                    lines.append(_line([section if first else "", f"*{heads[index]}*", *[""] * len(header)]))
+                    first = False
                 cells = [_markdown_cell(row.cells.get(c.key), c, best.get((index, c.key))) for c in table.columns]
                 lines.append(_line([section if first else "", row.label + row.mark, *cells]))
                 first = False
@@ -150,7 +164,7 @@ def _number(value: float, column: Column) -> str:
 def as_latex(table: Table) -> str:
     """A `table*` for booktabs: needs \\usepackage{booktabs,graphicx} and a Unicode-aware or T1 font encoding."""
     arrows = {"higher": r"\,$\uparrow$", "lower": r"\,$\downarrow$", None: ""}
-    best = ranks(table)
+    best, heads = ranks(table), _heads(table)
     width = len(table.columns) + 1
     lines = [r"\begin{table*}[t]", r"  \centering"]
     lines += [f"  \\caption{{{_escape(table.title)}}}", f"  \\label{{tab:{table.label}}}"]
@@ -168,6 +182,8 @@ def as_latex(table: Table) -> str:
         lines += [r"    \midrule", f"    \\multicolumn{{{width}}}{{l}}{{\\textit{{{_escape(section)}}}}} \\\\"]
         for index, row in enumerate(table.rows):
             if row.section == section:
+                if index in heads:
+                    lines.append(f"    \\multicolumn{{{width}}}{{l}}{{\\quad\\textit{{{_escape(heads[index])}}}}} \\\\")
                 cells = [_latex_cell(row.cells.get(c.key), c, best.get((index, c.key))) for c in table.columns]
                 lines.append("    " + " & ".join([_escape(row.label + row.mark), *cells]) + r" \\")
     lines += [r"    \bottomrule", r"  \end{tabular}}"]

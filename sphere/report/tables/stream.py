@@ -16,6 +16,7 @@ from sphere.report.tables.layout import (
     ability_label,
     base_of,
     dataset_label,
+    group_of,
     method_label,
     ordered_methods,
     paper_name,
@@ -80,9 +81,9 @@ def runtime_table(timing: pd.DataFrame, paper: pd.DataFrame | None = None) -> Ta
                 if paper is not None and known is not None and method_label(method) == "SPHERE":
                     printed = float(paper.loc[paper["model"] == known, column.key].iloc[0])
                 cells[column.key] = _seed_cell(by_seed[column.key], printed)
-            rows.append(Row(model, method_label(method), cells))
+            rows.append(Row(model, method_label(method), cells, group=group_of(method)))
     notes = ["Wall seconds of one batch, mean over the batches of every stream; they depend on the machine."]
-    notes += [_seeds_note(streams)]
+    notes += [seeds_note(streams)]
     if any(cell.paper == cell.paper for row in rows for cell in row.cells.values()):
         notes.append("In brackets: the paper's value for a batch of 100 edits (arXiv 2510.01172, Table 2).")
     return Table("runtime", "Run time of one batch of edits", "Method", columns, rows, notes)
@@ -102,7 +103,7 @@ def ability_table(by_method: pd.DataFrame) -> Table:
                 str(row["family"]): Cell(100 * row["mean"], 50 * (row["ci_high"] - row["ci_low"]))
                 for row in own.to_dict("records")
             }
-            rows.append(Row(section, method_label(method), cells, ranked=method != PRE_EDITED))
+            rows.append(Row(section, method_label(method), cells, method != PRE_EDITED, group=group_of(method)))
     notes = ["Percent, lm-evaluation-harness; not comparable with the paper's curves, which used its own prompts."]
     return Table("general_ability", "General ability after the edit stream", "Method", columns, rows,
                  [*notes, interval_note(by_method)])  # fmt: skip
@@ -137,11 +138,12 @@ def energy_table(energy: pd.DataFrame) -> Table:
                 "largest_step": _seed_cell(pd.Series([step.max() for step in steps.values()])),
                 "update_ratio": _seed_cell(ratios.get(key, pd.Series(dtype=float))),
             }
-            rows.append(Row(f"{model}, {dataset_label(str(dataset))}", method_label(method), cells))
+            section = f"{model}, {dataset_label(str(dataset))}"
+            rows.append(Row(section, method_label(method), cells, group=group_of(method)))
     notes = [
         "HE: mean over ordered pairs of neurons, averaged over the edited layers; percent of its pretrained value.",
         "Path: sum of the absolute changes from one recorded batch to the next. ||ΔW|| / ||W||: largest of any batch.",
-        _seeds_note(batches),
+        seeds_note(batches),
     ]
     return Table("energy", "Hyperspherical energy over the edit stream", "Method", columns, rows, notes)
 
@@ -188,12 +190,13 @@ def spearman_table(editing: pd.DataFrame, energy: pd.DataFrame, paper: pd.DataFr
                 printed = _paper_spearman(paper, method, metric) if beside else (nan, nan)
                 cells[f"{metric}_r"] = Cell(r.mean, r.half_width, printed[0])
                 cells[f"{metric}_p"] = Cell(p, nan, printed[1])
-            rows.append(Row(f"{model}, {dataset_label(str(dataset))}", method_label(method), cells))
+            section = f"{model}, {dataset_label(str(dataset))}"
+            rows.append(Row(section, method_label(method), cells, group=group_of(method)))
     points = sorted({int(n) for n in found["n"] if n})
     over = f"over {' or '.join(map(str, points))} checkpoints" if points else "over no checkpoint"
     notes = [
         f"Spearman's r_s between mean HE and the metric {over}, mean over seeds; two-sided p, given for one seed only.",
-        _seeds_note(found),
+        seeds_note(found),
     ]
     if any(cell.paper == cell.paper for row in rows for cell in row.cells.values()):
         notes.append(
@@ -232,7 +235,8 @@ def warning_table(editing: pd.DataFrame, energy: pd.DataFrame) -> Table:
             cells = {"seeds": Cell(len(own))}
             for key, count in (("warning_edits", "warned"), ("collapse_edits", "collapsed"), ("lead_edits", "both")):
                 cells |= {key: _seed_cell(own[key]), count: Cell(int(own[key].notna().sum()))}
-            rows.append(Row(f"{model}, {dataset_label(str(dataset))}", method_label(method), cells))
+            section = f"{model}, {dataset_label(str(dataset))}"
+            rows.append(Row(section, method_label(method), cells, group=group_of(method)))
     notes = [
         f"HE moved {FASTER:g} x as fast: the first batch that moves HE so many times as much as the first {FIRST} "
         "recorded batches did on average. Edits: mean over the seeds in which it happened, – where it did not; the "
@@ -305,6 +309,6 @@ def _seed_cell(values: pd.Series, paper: float = nan) -> Cell:
     return Cell(interval.mean, interval.half_width, paper)
 
 
-def _seeds_note(frame: pd.DataFrame) -> str:
+def seeds_note(frame: pd.DataFrame) -> str:
     count = frame["seed"].nunique()
     return f"± is the half-width of the 95 % interval: t over {count} seeds." if count > 1 else "One seed: no interval."

@@ -6,10 +6,14 @@
     energy_summary.csv             energy.csv of every segment, in stream order
     general_ability_summary.csv    one row a model, dataset, method, seed, checkpoint, task and metric
     general_ability_by_method.csv  one score a task family, over seeds
+    neutral_summary.csv            one row a model, dataset, method, seed, checkpoint and metric of neutral text
+    neutral_by_method.csv          the same over seeds
     sensitivity_summary.csv        efficacy for every pair of eta and alpha: on held-out edits, or of NAME@eta=@alpha=
     timing_summary.csv             wall seconds a batch and phase
+    cost_summary.csv               peak memory of every segment, and the size of what it keeps
     training.csv                   training curves of the models a study trains itself
     tuning_summary.csv             every setting that tuning tried, with its score
+    retention_summary.csv          what edits of an age held at their first checkpoint, and hold at the last
     incidents.csv                  batches that were retried in higher precision, and where streams stopped early
     skipped_summary.csv            records that no stream edits, counted by reason
     missing.csv                    files the study names that were not there: nothing is filled in for them
@@ -23,6 +27,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +37,20 @@ from sphere.config.names import STREAM, split_name
 from sphere.errors import InputError
 from sphere.files import write_csv
 from sphere.report.tables.intervals import NO_INTERVAL, Interval, from_stderr, over_records, over_seeds
-from sphere.report.tables.layout import FAMILIES, METRICS, PRE_EDITED, TEXT_FAMILY, TEXT_METRICS, base_of, family_of
+from sphere.report.tables.layout import (
+    BELIEF,
+    FAMILIES,
+    METRICS,
+    PRE_EDITED,
+    STRICT_FAMILIES,
+    TEXT_FAMILY,
+    TEXT_METRICS,
+    base_of,
+    family_of,
+    gap_of,
+)
+from sphere.report.tables.retention import COLUMNS as RETENTION
+from sphere.report.tables.retention import retention_rows
 
 CELL = ("model", "dataset", "method", "edits")
 INTERVAL = ("mean", "ci_low", "ci_high", "ci_kind")
@@ -47,10 +65,14 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     ),
     "general_ability_summary": (*STREAM, "task", "family", "metric", "value", "stderr", "n"),
     "general_ability_by_method": (*CELL, "family", *INTERVAL, "n_seeds"),
+    "neutral_summary": (*STREAM, "metric", "value", "stderr", "n"),
+    "neutral_by_method": (*CELL, "metric", *INTERVAL, "n_seeds"),
     "sensitivity_summary": ("model", "method", "eta", "alpha", *METRICS),
     "timing_summary": (*STREAM, "batch", "phase", "seconds"),
+    "cost_summary": (*STREAM, "peak_memory", "peak_device_memory", "weights", "kept"),
     "training": ("model", "step", "loss", "lr", "fact_accuracy"),
     "tuning_summary": ("model", "method", "trial", "score"),
+    "retention_summary": RETENTION,
     "incidents": (*STREAM, "batch", "event", "reason"),
     "skipped_summary": ("dataset", "seed", "reason", "records"),
     "missing": ("path",),
@@ -76,7 +98,8 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
     """Write the summaries of the study under `results` (that is `results/{study}`) into `tables`.
 
     `study` lists `models`, `datasets`, `methods`, `seeds` and `checkpoints` (edits made; 0 is not one of them), and
-    `tasks` where general ability was tested (an empty list: it was not, and no file of it is looked for).
+    `tasks` and `neutral` where general ability was tested and drift measured (empty: it was not, and no file of it is
+    looked for), and `in_context` the names of further models that no method edited.
     Returns the files that were not there, also written to missing.csv; InputError where none at all was.
     """
     absent = [key for key in ("models", "datasets", "methods", "seeds", "checkpoints") if key not in study]
@@ -84,26 +107,31 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         raise InputError(f"gather needs the study's {', '.join(absent)}: list them")
     missing: list[Path] = []
     read = partial(_read, missing=missing)
-    streams, before = list(_streams(results, study)), list(_pre_edited(results, study))
+    streams = list(_streams(results, study))
+    before = [anchor for name in (PRE_EDITED, *study.get("in_context", ())) for anchor in _anchor(name, results, study)]
 
-    measured = [(s.names, read(s.folder / "editing.csv", ("case_id",))) for s in before + streams]
-    editing = _concat([_editing_rows(records, names) for names, records in measured])
-    alone = measured[len(before) :] if len(study["seeds"]) == 1 else []
+    of_records = _of_records(before, streams, partial(read, needed=("case_id",)), alone=len(study["seeds"]) == 1)
+    editing = of_records["editing_summary"]
     ability = _concat([_stamp(read(path, COLUMNS["general_ability_summary"][5:]), names)
-                       for path, names in _ability_files(results, study, streams)])  # fmt: skip
+                       for path, names in _of_model_or_stream("general_ability", results, study, streams)])  # fmt: skip
+    neutral = _concat([_stamp(read(path, COLUMNS["neutral_summary"][5:]), names)
+                       for path, names in _of_model_or_stream("neutral", results, study, streams)])  # fmt: skip
     energy = _concat([_stamp(read(s.folder / "energy.csv", ENERGY_NEEDS), s.names) for s in streams])
     timing = _concat([_stamp(read(s.folder / "timing.csv", COLUMNS["timing_summary"][4:]), s.names) for s in streams])
     if editing.empty and ability.empty and energy.empty:
         raise InputError(f"no result of this study under {results}: run its edits first (looked for {missing[0]})")
     frames = {
-        "editing_summary": editing,
-        "editing_records": _concat([_headline_records(records, names) for names, records in alone]),
+        **of_records,
         "editing_by_method": _by_method(editing, "editing_by_method"),
         "energy_summary": energy,
         "general_ability_summary": ability,
         "general_ability_by_method": _by_method(headline_ability(ability), "general_ability_by_method"),
+        "neutral_summary": neutral,
+        "neutral_by_method": _by_method(_with_intervals(neutral), "neutral_by_method"),
         "sensitivity_summary": _concat([*_of_methods(results, study, "sensitivity"), _pairs(editing, study)]),
         "timing_summary": timing,
+        "cost_summary": _concat([_stamp(read(s.folder / "cost.csv", COLUMNS["cost_summary"][4:]), s.names)
+                                 for s in streams]),
         "training": _concat([_optional(results / m / "training.csv", {"model": m}) for m in study["models"]]),
         "tuning_summary": _concat(list(_of_methods(results, study, "tuning"))),
         "incidents": _concat([_optional(s.folder / "incidents.csv", s.names) for s in streams]),
@@ -120,7 +148,7 @@ def write(frame: pd.DataFrame, path: Path, columns: Sequence[str]) -> None:
     """Write a CSV with these columns first (empty where the frame lacks one), any others after them."""
     others = [column for column in frame.columns if column not in columns]
     whole = frame.reindex(columns=[*columns, *others])
-    for column in ("seed", "edits", "batch", "layer", "n", "n_seeds"):
+    for column in ("seed", "edits", "batch", "layer", "cohort", "size", "n", "n_seeds"):
         if column in whole:
             whole[column] = whole[column].astype("Int64")
     write_csv(whole, path)
@@ -146,23 +174,47 @@ def _streams(results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[Stre
                         yield Stream(folder, dict(zip(STREAM, (model, dataset, method, seed, edits), strict=True)))
 
 
-def _pre_edited(results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[Stream]:
+def _anchor(name: str, results: Path, study: Mapping[str, Sequence[Any]]) -> Iterator[Stream]:
+    """A model that no method edited, of each model and dataset."""
     for model in study["models"]:
         for dataset in study["datasets"]:
-            names = dict(zip(STREAM, (model, dataset, PRE_EDITED, None, 0), strict=True))
-            yield Stream(results / model / dataset / PRE_EDITED, names)
+            names = dict(zip(STREAM, (model, dataset, name, None, 0), strict=True))
+            yield Stream(results / model / dataset / name, names)
 
 
-def _ability_files(
-    results: Path, study: Mapping[str, Sequence[Any]], streams: list[Stream]
+def _of_records(
+    before: Iterable[Stream], streams: Iterable[Stream], read: Callable[[Path], pd.DataFrame], *, alone: bool
+) -> dict[str, pd.DataFrame]:
+    """The tables that records make. A stream's records are read once, and let go before the next one's.
+
+    ``alone`` says that one seed was run: editing_records then holds them.
+    """
+    editing = [_editing_rows(read(s.folder / "editing.csv"), s.names) for s in before]
+    retention, kept = [], []
+    for _, own in groupby(streams, key=lambda stream: stream.folder.parent):
+        found = {stream.names["edits"]: (read(stream.folder / "editing.csv"), stream.names) for stream in own}
+        editing += [_editing_rows(records, names) for records, names in found.values()]
+        kept += [_headline_records(records, names) for records, names in found.values() if alone]
+        last = found[max(found)][1]
+        retention.append(retention_rows({edits: records for edits, (records, _) in found.items()}, last))
+    frames = {"editing_summary": editing, "editing_records": kept, "retention_summary": retention}
+    return {name: _concat(rows) for name, rows in frames.items()}
+
+
+MEASURED_IF = {"general_ability": "tasks", "neutral": "neutral"}
+"""File beside a model and a state -> the key of ``study`` that says whether it is measured."""
+
+
+def _of_model_or_stream(
+    name: str, results: Path, study: Mapping[str, Sequence[Any]], streams: list[Stream]
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """The pre-edited scores belong to a model: they are repeated under each dataset, where the curves start."""
-    if not study.get("tasks", True):
+    if not study.get(MEASURED_IF[name], True):
         return
-    for stream in _pre_edited(results, study):
-        yield results / stream.names["model"] / PRE_EDITED / "general_ability.csv", stream.names
+    for stream in _anchor(PRE_EDITED, results, study):
+        yield results / stream.names["model"] / PRE_EDITED / f"{name}.csv", stream.names
     for stream in streams:
-        yield stream.folder / "general_ability.csv", stream.names
+        yield stream.folder / f"{name}.csv", stream.names
 
 
 def _read(path: Path, needed: Iterable[str], *, missing: list[Path]) -> pd.DataFrame:
@@ -242,6 +294,7 @@ def _concat(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def _editing_rows(records: pd.DataFrame, names: Mapping[str, Any]) -> pd.DataFrame:
     """One row a metric; a metric that no record has (no paraphrases, no generations) gives no row."""
     rows = []
+    records = _with_gaps(records)
     for column in records.columns:
         named = _metric_of(str(column))
         interval = over_records(records[column]) if named else None
@@ -258,10 +311,22 @@ def _headline_records(records: pd.DataFrame, names: Mapping[str, Any]) -> pd.Dat
     return _stamp(records[["case_id", *named]].rename(columns=named), names)
 
 
+def _with_gaps(records: pd.DataFrame) -> pd.DataFrame:
+    """``records`` and, for every strict score, how far the accuracy of the same record lies above it."""
+    gaps = {
+        f"{gap_of(family)}_{metric}": records[f"accuracy_{metric}"] - records[f"{family}_{metric}"]
+        for family in STRICT_FAMILIES
+        for metric in METRICS
+        if {f"accuracy_{metric}", f"{family}_{metric}"} <= set(records)
+    }
+    return records.assign(**gaps)
+
+
 def _metric_of(column: str) -> tuple[str, str] | None:
     if column in TEXT_METRICS:
         return TEXT_FAMILY, column
-    match = re.fullmatch(f"({'|'.join(FAMILIES)})_({'|'.join(METRICS)})", column)
+    families = (*FAMILIES, *STRICT_FAMILIES, *map(gap_of, STRICT_FAMILIES), BELIEF)
+    match = re.fullmatch(f"({'|'.join(families)})_({'|'.join(METRICS)})", column)
     return (match[1], match[2]) if match else None
 
 
@@ -281,6 +346,12 @@ def headline_ability(ability: pd.DataFrame) -> pd.DataFrame:
         interval = from_stderr(float(tasks["value"].mean()), error, len(tasks))
         rows.append({**dict(zip([*STREAM, "family"], key, strict=True)), **_fields(interval)})
     return pd.DataFrame(rows)
+
+
+def _with_intervals(measured: pd.DataFrame) -> pd.DataFrame:
+    """``measured`` with ``mean`` and the interval of its standard errors over items, for value and stderr."""
+    intervals = [from_stderr(float(row["value"]), float(row["stderr"])) for row in measured.to_dict("records")]
+    return measured.assign(**pd.DataFrame([_fields(each) for each in intervals], columns=list(INTERVAL)))
 
 
 def _metric_rank(metric: str) -> int:

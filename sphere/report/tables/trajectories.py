@@ -11,7 +11,7 @@ import pandas as pd
 
 from sphere.config.names import STREAM
 from sphere.report.tables.intervals import over_seeds, spearman
-from sphere.report.tables.layout import METRICS, PRE_EDITED, family_of
+from sphere.report.tables.layout import ANCHORS, METRICS, family_of
 
 RUN = ("model", "dataset", "method", "seed")
 
@@ -45,7 +45,7 @@ def trajectories(
     `families` names another family for a dataset than `layout.family_of` does. A checkpoint without editing metrics
     or without energy keeps NaN there. The pre-edited model is not among the streams.
     """
-    scores = _scores(editing[editing["method"] != PRE_EDITED], families or {})
+    scores = _scores(editing[~editing["method"].isin(ANCHORS)], families or {})
     batches = energy_by_batch(energy)
     ends = batches.drop_duplicates([*RUN, "edits"], keep="last")[[*RUN, "edits", "he", "he_change"]]
     ends = ends[ends["edits"] > 0]

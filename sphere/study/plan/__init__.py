@@ -39,15 +39,20 @@ def jobs_of(study: Study, machine: MachineSettings) -> list[Job]:
             found += costs.tuning(method, each)
         for dataset in whole.datasets:
             found.append(costs.pre_edited(dataset))
+            if whole.in_context:
+                found.append(costs.in_context(dataset))
         if whole.tasks is not None:
             found.append(costs.ability_pre_edited())
+        if whole.neutral is not None:
+            found.append(costs.neutral_pre_edited())
         for each, method in methods.items():
             for dataset in whole.datasets:
                 found += costs.edited(method, each, dataset, seeds)
         assert name == model.name
     if whole.corpus is not None:
         longest = max(study.models.values(), key=lambda model: model.statistics.documents)
-        text = longest.statistics.documents * DOCUMENT * CHARACTERS
+        held_out = whole.neutral.passages if whole.neutral and not whole.neutral.file else 0
+        text = (longest.statistics.documents + held_out) * DOCUMENT * CHARACTERS
         found.append(Job("extract_corpus", "", host=PYTHON[False], written=text))
     found.append(_neurons(found, study, machine))
     return found
@@ -278,8 +283,9 @@ class Plan:
 
 RULES = (
     *("extract_corpus", "fetch_model", "convert_gguf", "train_model", "known_facts", "contexts", "statistics"),
-    *("null_space", "directions", "targets", "tune", "sensitivity", "edit", "evaluate_pre_edited", "evaluate"),
-    *("ability_pre_edited", "ability", "neurons"),
+    *("null_space", "directions", "targets", "tune", "sensitivity", "edit", "evaluate_pre_edited"),
+    *("evaluate_in_context", "evaluate"),
+    *("ability_pre_edited", "ability", "neutral_pre_edited", "neutral", "neurons"),
 )
 """Rules that are counted, in the order of a study."""
 COLUMNS = (

@@ -8,6 +8,7 @@ with texts as long as CounterFact's and zsRE's are on average.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import ceil
 from typing import Any
 
@@ -17,7 +18,7 @@ from sphere.config.study import StudyConfig
 from sphere.config.values import ValueSettings
 from sphere.editing.methods import Method
 from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver
-from sphere.models.batching import DEFAULT_TOKEN_BUDGET
+from sphere.models.batching import CHUNK, DEFAULT_TOKEN_BUDGET, KEPT_SHARE
 from sphere.study.configuration import MADE_TASKS, Study
 from sphere.study.plan.jobs import COUNTERFACT, Job, Texts, texts_of
 from sphere.study.plan.shapes import Sizes, shape_of
@@ -63,6 +64,7 @@ class Costs:
         self.model, self.study, self.machine = model, study.study, machine
         self.sizes = Sizes(shape_of(model), model.dtype or "float32")
         self.layers = study.layers_with_statistics(model)
+        self.gradients = study.takes_gradients(model)
         self.gpu = model.resources.gpu > 0
         self.contexts = model.contexts.count + 1
 
@@ -75,7 +77,8 @@ class Costs:
 
     @property
     def statistics_file(self) -> float:
-        return len(self.layers) * 8 * (self.sizes.moment + self.model.statistics.probe_keys * self.sizes.shape.inner)
+        own = self.sizes.moment + self.model.statistics.probe_keys * self.sizes.shape.inner
+        return len(self.layers) * 8 * (own + (self.sizes.shape.width**2 if self.gradients else 0))
 
     @property
     def null_space_file(self) -> float:
@@ -85,15 +88,26 @@ class Costs:
     def directions_file(self) -> float:
         return len(self.layers) * 8 * self.sizes.shape.inner * min(self.sizes.shape.width, self.sizes.shape.inner)
 
-    def state_file(self, method: Method) -> float:
-        """Edited weights, for PRUNE those the next batch starts from too, and the sum of the keys' products."""
+    def state_file(self, method: Method, edits: int | None = None) -> float:
+        """Edited weights, for PRUNE those the next batch starts from too, and what the solver remembers.
+
+        After ``edits``, or at the stream's end.
+        """
         copies = 2 if _restrains(method) else 1
-        past = 8 * self.sizes.moment if _accumulates(method) else 0
-        return len(method.edited_layers(self.model.layers)) * (copies * self.sizes.wide * self.sizes.weight + past)
+        return self._edited(method) * (copies * self.sizes.wide * self.sizes.weight + 8 * self._kept(method, edits))
+
+    def _kept(self, method: Method, edits: int | None = None) -> int:
+        """Numbers of eight bytes that the solver remembers of a layer."""
+        shape = self.sizes.shape
+        return sum(method.solver.remembers(shape.width, shape.inner, edits or self.study.edits).values())
+
+    def _edited(self, method: Method) -> int:
+        """How many layers it edits."""
+        return len(method.edited_layers(self.model.layers, self.model.values))
 
     def evaluated_weights(self, method: Method) -> float:
         """The part of a state that is evaluated."""
-        return len(method.edited_layers(self.model.layers)) * self.sizes.wide * self.sizes.weight
+        return self._edited(method) * self.sizes.wide * self.sizes.weight
 
     def editing_files(self, method: Method) -> float:
         """What a job that edits reads beside a state."""
@@ -143,13 +157,13 @@ class Costs:
         updates, and what the solver keeps of the keys; the largest of the passing phases comes on top.
         """
         s, n = self.sizes, self.study.batch_size
-        layers = method.edited_layers(self.model.layers)
+        layers = method.edited_layers(self.model.layers, self.model.values)
         many, solver = len(layers), method.solver
         copies = 3 if _restrains(method) else 2
         standing: float = self.edited_model(many) + many * s.weight * (copies * s.wide + 2 * 8)
-        if isinstance(solver, ClosedFormSolver):
-            kept = len(solver.needs) + solver.needs_keys_after
-            standing += many * kept * 8 * s.moment
+        held = {"second_moment": s.moment, "key_spectrum": s.moment, "output_moment": s.shape.width**2}
+        read = sum(held.get(need, 0) for part in (solver, *method.postprocess) for need in part.needs)
+        standing += many * 8 * (read + self._kept(method))
         standing += many * _projected(method) * 8 * s.weight
         targets: list[float]
         if isinstance(solver, GradientSolver):
@@ -188,25 +202,27 @@ class Costs:
         read = 0 if not self.gpu else self.folder / (self.machine.bandwidth * TERA)
         return steps * max(PASS, read, self.flops(model=2 * batch * self.sizes.parameters))
 
-    def batch_seconds(self, method: Method, texts: Texts) -> float:
-        """Seconds of one batch of edits, its energy not counted."""
+    def batch_seconds(self, method: Method, texts: Texts, earlier: float = 0) -> float:
+        """Seconds of one batch of edits, its energy not counted; ``earlier`` edits were made before it, on average."""
         s, n, solver = self.sizes, self.study.batch_size, method.solver
         values = method.value_settings(self.model.values)
-        layers = method.edited_layers(self.model.layers)
+        layers = method.edited_layers(self.model.layers, self.model.values)
         many, last = len(layers), layers[-1]
         d_out, d_in = s.shape.width, s.shape.inner
         row = self._row(texts)
         if isinstance(solver, GradientSolver):
+            n += round(earlier) if solver.joint else 0
             tokens, steps = n * (texts.prompt + texts.target), getattr(solver, "epochs", EPOCHS)
             trained = steps * tokens * (2 * s.parameters + 2 * ((s.shape.depth - last) * s.layer + s.head))
             return max(self.flops(model=trained), steps * ceil(n / getattr(solver, "minibatch", n)) * 2 * PASS)
         micro = ceil(n * row / DEFAULT_TOKEN_BUDGET)
         groups = n if _one_at_a_time(method) else micro
-        frozen = values.weights == "pretrained" and not method.values  # found once, by jobs of their own
-        work = 0.0 if frozen else self._target_work(n, texts, values, last)
+        frozen = method.shares_targets(self.model.values)  # found once, by jobs of their own
+        found_at = {"spread": [last], "ends": list(layers), "replay": [layers[0]]}[values.residual]
+        work = 0.0 if frozen else sum(self._target_work(n, texts, values, layer) for layer in found_at)
         rounds = many + (1 if _accumulates(method) else 0)
         work += rounds * 2 * n * row * (last + 1) * s.layer
-        passes = (0 if frozen else groups * (2 + 2 * values.steps)) + rounds * groups
+        passes = (0 if frozen else len(found_at) * groups * (2 + 2 * values.steps)) + rounds * groups
         solved = 0.0
         if _one_at_a_time(method):
             solved = n * 2 * d_out * d_in
@@ -241,6 +257,7 @@ class Costs:
     def evaluation_seconds(self, records: int, texts: Texts) -> float:
         scoring = self.flops(model=2 * records * texts.scored * self.sizes.parameters)
         scoring = max(scoring, ceil(records * texts.scored / DEFAULT_TOKEN_BUDGET) * PASS)
+        scoring += self._strict_seconds(records, texts)
         settings = self.study.generation
         if settings is None:
             return scoring
@@ -249,6 +266,15 @@ class Costs:
         free = self.generating(some * texts.generations, batch, settings.length - texts.prompt)
         short = texts.scored // (texts.prompt + texts.target) / 2 * some if settings.family else 0
         return scoring + free + self.generating(short, DEFAULT_TOKEN_BUDGET // 20, 2 * texts.target)
+
+    def _strict_seconds(self, records: int, texts: Texts) -> float:
+        """Seconds of whole free answers; one that ends early is not counted as shorter."""
+        settings = self.study.strict
+        if settings is None:
+            return 0.0
+        asked = min(settings.records or records, records) * texts.scored // (texts.prompt + texts.target) / 2
+        once = self.generating(asked, DEFAULT_TOKEN_BUDGET // (texts.prompt + settings.tokens), settings.tokens)
+        return len(settings.forms) * once
 
     # -------------------------------------------------------------------------------------------- jobs
 
@@ -286,11 +312,17 @@ class Costs:
         token = s.passed + many * d_in * (s.bytes + 4)
         statistics = model.statistics
         tokens = statistics.documents * DOCUMENT
-        work = 2 * tokens * (self.layers[-1] + 1) * s.layer
+        work, budget = 2 * tokens * (self.layers[-1] + 1) * s.layer, statistics.token_budget
+        if self.gradients:  # a pass through the whole model beside, and back to the first of the layers
+            above = (s.shape.depth - self.layers[0]) * s.layer + s.head
+            work += 2 * tokens * (s.parameters + 2 * above)
+            budget //= KEPT_SHARE
+            sums += 2 * many * 8 * d_out**2 + CHUNK * s.shape.vocabulary * (s.bytes + 3 * 4)
+            token += (s.shape.depth - self.layers[0]) * s.saved
         yield self._job(
             "statistics",
             least=sums + statistics.max_length * token,
-            most=sums + max(statistics.max_length, statistics.token_budget) * token,
+            most=sums + max(statistics.max_length, budget) * token,
             files=self.folder,
             seconds=self.flops(model=work, single=2 * tokens * many * s.moment),
             written=self.statistics_file,
@@ -325,11 +357,13 @@ class Costs:
         study, texts = self.study, texts_of(dataset)
         least, most = self.edit_memory(method)
         files = self.editing_files(method)
-        state, many = self.state_file(method), len(method.edited_layers(self.model.layers))
+        many = self._edited(method)
         names: dict[str, Any] = {"dataset": dataset, "method": name, "count": seeds}
-        once = self.batch_seconds(method, texts) + self.energy_seconds(many) / study.energy_every
         before = 0
         for edits in study.checkpoints:
+            state = self.state_file(method, edits)
+            once = self.batch_seconds(method, texts, (before + edits - study.batch_size) / 2)
+            once += self.energy_seconds(many) / study.energy_every
             yield self._job(
                 "edit",
                 least=least,
@@ -347,17 +381,30 @@ class Costs:
         for group in groups:
             seconds = sum(self.evaluation_seconds(self._taken(edits), texts) for edits in group)
             weights = self.evaluated_weights(method)
-            read: dict[str, Any] = {"files": self.folder + weights, "checked": len(group) * (state - weights)}
+            left = sum(self.state_file(method, edits) - weights for edits in group)
+            read: dict[str, Any] = {"files": self.folder + weights, "checked": left}
             yield self._evaluation(held, seconds, edits=group[-1], **read, **names)
             if study.tasks is not None:
                 yield self._ability(held, len(group), edits=group[-1], **read, **names)
+            if study.neutral is not None:
+                yield self._neutral(held, len(group), edits=group[-1], **read, **names)
 
     def pre_edited(self, dataset: str) -> Job:
         seconds = self.evaluation_seconds(self._taken(self.study.edits), texts_of(dataset))
         return self._evaluation(self.folder, seconds, files=self.folder, dataset=dataset, method="pre-edited")
 
+    def in_context(self, dataset: str) -> Job:
+        """The unedited model, told each new fact: each prompt is about twice as long."""
+        texts = texts_of(dataset)
+        texts = replace(texts, scored=2 * texts.scored, generations=0)
+        seconds = self.evaluation_seconds(self._taken(self.study.edits), texts)
+        return self._evaluation(self.folder, seconds, files=self.folder, dataset=dataset, method="in-context")
+
     def ability_pre_edited(self) -> Job:
         return self._ability(self.folder, 1, files=self.folder, method="pre-edited")
+
+    def neutral_pre_edited(self) -> Job:
+        return self._neutral(self.folder, 0, files=self.folder, method="pre-edited")
 
     def tuning(self, method: Method, name: str) -> Iterator[Job]:
         """Settings tried on held-out edits: the search, and the map over eta and alpha."""
@@ -378,15 +425,16 @@ class Costs:
             batches = ceil(edits / study.batch_size)
             every = study.tuning.evaluated_every(study.batch_size) if study.tuning and rule == "tune" else edits
             measured = range(every, edits + every, every)
-            once = batches * self.batch_seconds(method, COUNTERFACT)
+            once = batches * self.batch_seconds(method, COUNTERFACT, (edits - study.batch_size) / 2)
             once += sum(self.evaluation_seconds(each, COUNTERFACT) for each in measured)
             yield self._job(rule, least=least, most=most, files=files, seconds=tried * once, method=name)
 
     def _evaluation(self, held: float, seconds: float, **names: Any) -> Job:
         s = self.sizes
-        rule = "evaluate_pre_edited" if names.get("method") == "pre-edited" else "evaluate"
+        anchors = {"pre-edited": "evaluate_pre_edited", "in-context": "evaluate_in_context"}
+        rule = anchors.get(str(names.get("method")), "evaluate")
         logits = 512 * s.shape.vocabulary * (s.bytes + 2 * 4)
-        token = s.passed + (s.cached if self.study.generation else 0)
+        token = s.passed + (s.cached if self.study.generation or self.study.strict else 0)
         least, most = (held + logits + tokens * token for tokens in (100, DEFAULT_TOKEN_BUDGET))
         return self._job(rule, least=least, most=most, seconds=seconds, **names)
 
@@ -404,6 +452,19 @@ class Costs:
         logits = rows * prompt * s.shape.vocabulary * (s.bytes + 2 * 4)
         least = held + logits + rows * (length if items else CHOICES) * (s.passed + s.cached)
         return self._job(rule, least=least, seconds=seconds, **names)
+
+    def _neutral(self, held: float, states: int, **names: Any) -> Job:
+        """Drift of so many states, each beside the unedited model."""
+        s, settings = self.sizes, self.study.neutral
+        assert settings is not None
+        tokens = settings.passages * settings.length
+        seconds = (1 + states) * self.flops(model=2 * tokens * s.parameters) + states * self.flops(
+            model=4 * tokens * s.head
+        )
+        rule = "neutral_pre_edited" if names.get("method") == "pre-edited" else "neutral"
+        least = held + 2 * tokens * s.shape.width * s.bytes + 128 * s.shape.vocabulary * 5 * 4
+        most = least + min(DEFAULT_TOKEN_BUDGET, tokens) * s.passed
+        return self._job(rule, least=least + settings.length * s.passed, most=most, seconds=seconds, **names)
 
 
 def requests_of(study: StudyConfig) -> dict[str, int]:

@@ -1,0 +1,86 @@
+"""Two claims of this project's, not the paper's, tested on its controls: is the energy the cause?
+
+If collapse comes of a moving HE, an editor that cannot move it should forget less than its twin that can (C9), and
+moving HE while the function stays should harm (C10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+
+from sphere.report.claims.evidence import Evidence, Finding, Part, UntestableError, judge, place, pooled, signed
+from sphere.report.claims.hypotheses import PLACE, at_last_checkpoint, difference
+from sphere.report.tables.layout import METRICS, PRE_EDITED, ROTATION, TWIN, method_label, scattered_pairs
+from sphere.report.tables.trajectories import RUN
+
+
+def constant_energy_lasts(evidence: Evidence) -> Finding:
+    """C9: what the rotation loses from the first to the last checkpoint, against MEMIT-seq, whose objective it has."""
+    methods = evidence.paths["method"].unique()
+    if ROTATION not in methods or TWIN not in methods:
+        missing = ROTATION if ROTATION not in methods else TWIN
+        raise UntestableError(f"{method_label(missing)} was not run")
+    paths = evidence.paths.sort_values("edits", kind="stable")
+    known = paths[paths["method"].isin([ROTATION, TWIN])]
+    runs = known.groupby(list(RUN), sort=False)
+    if (runs["edits"].nunique() < 2).any():
+        raise UntestableError("needs two checkpoints or more of both")
+    change = (runs[list(METRICS)].last() - runs[list(METRICS)].first()).reset_index()
+    parts = _parts(change, ROTATION, TWIN, "change since the first checkpoint, rotation minus MEMIT-seq")
+    whole = pooled(
+        "all", "rotation minus MEMIT-seq: change of the metrics' mean since the first checkpoint", "points", parts
+    )
+    verdict, reason = judge(whole.interval, above=0)
+    measured = change[(change["method"] == ROTATION) & (change["seed"] >= 0)]  # no replicates
+    lost = -measured[list(METRICS)].mean(axis=1).mean()
+    moved = " and ".join(f"{_moved(evidence, method)} % under {method_label(method)}" for method in (ROTATION, TWIN))
+    return Finding(
+        whole, verdict, f"{reason}; HE moves by {moved}; the rotation itself loses {signed(lost)} points", parts
+    )
+
+
+def energy_alone_harms(evidence: Evidence) -> Finding:
+    """C10: a method whose energy is moved by a set share, minus the method itself, after the last checkpoint."""
+    pairs = scattered_pairs(evidence.paths["method"].unique())
+    if not pairs:
+        raise UntestableError("no method was run both with and without scatter")
+    final, parts, said = at_last_checkpoint(evidence.paths), list[Part](), list[str]()
+    for base, moved in pairs:
+        parts += _parts(final, moved, base, f"{moved} minus {base}")
+        shares = [_moved(evidence, name) for name in (moved, base)]
+        said.append(f"HE moves by {shares[0]} % instead of {shares[1]} % under {method_label(base)}")
+    whole = pooled("all", "with scatter minus without, metrics' mean after the last checkpoint", "points", parts)
+    verdict, reason = judge(whole.interval, below=0)
+    return Finding(whole, verdict, "; ".join([reason, *said, *_ability(evidence, pairs)]), parts)
+
+
+def _parts(frame: pd.DataFrame, first: str, second: str, statistic: str) -> list[Part]:
+    """first minus second in every metric, one part a model, dataset and metric."""
+    long = frame.melt([*RUN], list(METRICS), "metric", "value").dropna(subset=["value"])
+    parts = []
+    for (model, dataset, metric), own in long.groupby([*PLACE, "metric"], sort=False):
+        by_seed = difference(own, first, second)
+        if by_seed:
+            parts.append(Part(f"{place(model, dataset)}, {metric}", statistic, "points", by_seed))
+    return parts
+
+
+def _moved(evidence: Evidence, method: str) -> str:
+    """The furthest that HE was from its pretrained value, in percent."""
+    own = evidence.batches.loc[evidence.batches["method"] == method, "he_change"].abs()
+    return signed(float(own.max())) if own.notna().any() else "an unknown share of"
+
+
+def _ability(evidence: Evidence, pairs: list[tuple[str, str]]) -> list[str]:
+    if evidence.ability.empty:
+        return []
+    final = at_last_checkpoint(evidence.ability[evidence.ability["method"] != PRE_EDITED])
+    means = 100 * final.groupby("method")["mean"].mean()
+    known = [means[moved] - means[base] for base, moved in pairs if {base, moved} <= set(means.index)]
+    return [f"general ability changes by {signed(float(np.mean(known)))} points"] if known else []
+
+
+OURS: dict[str, Callable[[Evidence], Finding]] = {"C9": constant_energy_lasts, "C10": energy_alone_harms}
