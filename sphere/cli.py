@@ -125,9 +125,7 @@ def edit_model(
     edited = chosen.edited_layers(layers, ValueSettings())
     statistics = None
     if chosen.needs_statistics and documents is not None:
-        statistics = collect_statistics(
-            parts, loaded.tokenizer, documents, edited, gradients=chosen.needs_gradients
-        )
+        statistics = collect_statistics(parts, loaded.tokenizer, documents, edited, gradients=chosen.needs_gradients)
     records: list[Record] = []
 
     def done(record: Record) -> None:

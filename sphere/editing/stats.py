@@ -149,7 +149,7 @@ def collect_statistics(
     def add(batch: list[int]) -> None:
         seen, sloped = keys(batch), dict[int, Tensor]()
         if gradients:
-            sloped = output_gradients(adapter, [rows[i] for i in batch], layers, pad=PAD)
+            sloped = output_gradients(adapter, [rows[i] for i in batch], layers)
         products = [(sums[i], _product(k)) for i, k in seen.items()] + [
             (curved[i], _product(g)) for i, g in sloped.items()
         ]
@@ -181,14 +181,12 @@ def _product(rows: Tensor) -> Tensor:
 
 
 @torch.enable_grad()
-def output_gradients(
-    adapter: Adapter, rows: Sequence[Sequence[int]], layers: Sequence[int], *, pad: int
-) -> dict[int, Tensor]:
+def output_gradients(adapter: Adapter, rows: Sequence[Sequence[int]], layers: Sequence[int]) -> dict[int, Tensor]:
     """Layer -> g (tokens, d_out): the gradient of the text's summed next-token loss at the edited projection's output.
 
     Rows in turn, the tokens of a row in order. The logits are never all there: ``CHUNK`` positions at a time.
     """
-    ids, mask = right_pad(rows, pad, adapter.device)
+    ids, mask = right_pad(rows, PAD, adapter.device)
     zeros: dict[int, Tensor] = {}
 
     def adding(layer: int) -> Any:
@@ -210,7 +208,7 @@ def output_gradients(
     found = []
     for part, wanted in zip(flat.split(CHUNK), labels.split(CHUNK), strict=True):
         leaf = part.requires_grad_(True)
-        logits = adapter.head(leaf)
+        logits = adapter.logits(leaf)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="sum")
         found += torch.autograd.grad(loss, leaf)

@@ -66,7 +66,6 @@ def continue_rows(
     pad: int,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     seed: int | None = None,
-    refuse: bool = True,
 ) -> list[tuple[int, ...]]:
     """Each row followed by ``new_tokens`` tokens, one at a time: the likeliest, or, with a ``seed``, sampled.
 
@@ -74,7 +73,7 @@ def continue_rows(
     seed, the row itself and the model alone. No token ends a generation, as in the published measure of fluency: an end
     token is followed by whatever comes next. Rows are padded on the left with explicit masks and positions, so a row's
     neighbours in a batch change nothing. The continuation is cut where the model has no more positions.
-    NumericalError if ``refuse`` and a logit is not finite.
+    NumericalError if a logit is not finite.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     parts = adapter(model)
@@ -92,7 +91,7 @@ def continue_rows(
         count = max(wanted[i] for i in batch)
         draws = None if seed is None else torch.tensor(np.stack([_draws(seed, rows[i], count) for i in batch]))
         for number in range(count):
-            logits = finite(_next_logits(parts, ids, mask, positions, cache), refuse).float()
+            logits = _next_logits(parts, ids, mask, positions, cache)
             ids = logits.argmax(-1, keepdim=True) if draws is None else _sampled(logits, draws[:, number])  # (B, 1)
             mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             positions = (positions[:, -1:] + 1).clamp(max=limit and limit - 1)  # a full row runs on, unused
@@ -158,7 +157,7 @@ def _next_logits(parts: Adapter, ids: Tensor, mask: Tensor, positions: Tensor, c
     state = parts.backbone(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     ).last_hidden_state
-    return parts.logits(state[:, -1])
+    return finite(parts.logits(state[:, -1])).float()
 
 
 def _draws(seed: int, row: Sequence[int], count: int) -> NDArray[np.float64]:

@@ -83,27 +83,25 @@ def evaluate_requests(
     strict: StrictSettings | None = None,
     belief: bool = True,
     progress: Callable[[int, int], None] | None = None,
-    refuse: bool = True,
 ) -> pd.DataFrame:
     """Evaluate ``model`` on ``requests``: one row a record in their order, with the columns ``COLUMNS``.
 
     Shares are in [0, 1], beliefs in nats, fluency is in bits x 100, consistency in [0, 1]; NaN where a record has no
     such prompts or, for what needs generations, none were asked for. ``tfidf`` weighs the words of consistency;
     without it, it is fitted on the reference texts of ``requests``. ``progress`` is told (targets scored, targets in
-    all) by teacher forcing.
-    Raises NumericalError if a logit is not finite; without ``refuse`` it counts as a miss, as a diverged edit's does.
+    all) by teacher forcing. Raises NumericalError if a logit is not finite (``diverged_may_miss``).
     """
     pairs = sorted({pair for request in requests for pair in _pairs(request)})
-    scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress, refuse=refuse)
+    scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress)
     scores = dict(zip(pairs, scored, strict=True))
     rows = [_teacher_forced(request, scores) | (_beliefs(request, scores) if belief else {}) for request in requests]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     whole = "int64" if all(abs(request.case_id) < 2**63 for request in requests) else "object"
     frame = frame.astype({column: whole if column == "case_id" else "float64" for column in COLUMNS})
     if generation is not None:
-        _add_generations(frame, model, tokenizer, requests, generation, tfidf, token_budget, refuse)
+        _add_generations(frame, model, tokenizer, requests, generation, tfidf, token_budget)
     if strict is not None:
-        _add_strict(frame, model, tokenizer, requests, strict, token_budget, refuse)
+        _add_strict(frame, model, tokenizer, requests, strict, token_budget)
     return frame
 
 
@@ -114,7 +112,6 @@ def score_targets(
     *,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
     progress: Callable[[int, int], None] | None = None,
-    refuse: bool = True,
 ) -> list[TargetScore]:
     """Score each (prompt, target) of ``pairs`` under teacher forcing, in their order.
 
@@ -133,7 +130,7 @@ def score_targets(
     def run(batch: list[int]) -> None:
         owned = [(slot, i) for slot, row in enumerate(batch) for i in members[row]]
         hidden = _hidden(parts, [rows[row] for row in batch])
-        found.update(_score_hidden(parts, hidden, owned, encoded, refuse))
+        found.update(_score_hidden(parts, hidden, owned, encoded))
         if progress is not None:
             progress(len(found), len(encoded))
 
@@ -169,7 +166,7 @@ def _hidden(parts: Adapter, rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def _score_hidden(
-    parts: Adapter, hidden: Tensor, owned: Sequence[tuple[int, int]], encoded: Sequence[Encoded], refuse: bool
+    parts: Adapter, hidden: Tensor, owned: Sequence[tuple[int, int]], encoded: Sequence[Encoded]
 ) -> dict[int, TargetScore]:
     """Scores of the (row of ``hidden``, index into ``encoded``) pairs, with logits at target positions only."""
     slots: list[int] = []
@@ -187,7 +184,7 @@ def _score_hidden(
     wanted = torch.tensor(targets, device=hidden.device)
     nll, matches = [], []
     for chunk, target in zip(states.split(_POSITIONS_AT_ONCE), wanted.split(_POSITIONS_AT_ONCE), strict=True):
-        logits = finite(parts.logits(chunk), refuse).float()  # (n, V)
+        logits = finite(parts.logits(chunk)).float()  # (n, V)
         nll.append(logits.logsumexp(-1) - logits.gather(1, target[:, None])[:, 0])
         matches.append(logits.argmax(-1) == target)
     losses, hits = torch.cat(nll).double().cpu(), torch.cat(matches).cpu()
@@ -287,15 +284,14 @@ def _add_generations(
     settings: GenerationSettings,
     tfidf: TfidfVectorizer | None,
     token_budget: int,
-    refuse: bool,
 ) -> None:
     """Fill the generation family, fluency and consistency of the chosen rows of ``frame`` in place."""
     chosen = settings.chosen(len(requests))
     some = [requests[i] for i in chosen]
-    texts = _texts(model, tokenizer, some, settings, token_budget, refuse)
+    texts = _texts(model, tokenizer, some, settings, token_budget)
     if tfidf is None and (known := [text for request in requests for text in request.references]):
         tfidf = fit_tfidf(known)
-    begins = _begins(model, tokenizer, some, token_budget, refuse) if settings.family else {}
+    begins = _begins(model, tokenizer, some, token_budget) if settings.family else {}
     for i, request in zip(chosen, some, strict=True):
         if settings.family:
             for metric, asked in _asked(request).items():
@@ -313,7 +309,6 @@ def _texts(
     requests: Sequence[EditRequest],
     settings: GenerationSettings,
     token_budget: int,
-    refuse: bool,
 ) -> dict[str, str]:
     """Each generation prompt with its sampled continuation; repeated prompts run once."""
     prompts = sorted({prompt for request in requests for prompt in request.generation_prompts})
@@ -321,9 +316,7 @@ def _texts(
     for prompt, row in zip(prompts, rows, strict=True):
         adapter(model).check_row(row, prompt, tokenizer)
     new_tokens = [settings.length - len(row) for row in rows]
-    done = continue_rows(
-        model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, seed=settings.seed, refuse=refuse
-    )
+    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, seed=settings.seed)
     return dict(zip(prompts, _decoded(tokenizer, done, skip_special_tokens=True), strict=True))
 
 
@@ -332,7 +325,6 @@ def _begins(
     tokenizer: PreTrainedTokenizerBase,
     requests: Sequence[EditRequest],
     token_budget: int,
-    refuse: bool,
 ) -> dict[Pair, bool]:
     """For each (prompt, wanted target), whether the greedy continuation of the prompt begins with the target.
 
@@ -342,7 +334,7 @@ def _begins(
     whole = encode_many(tokenizer, [(prompt, target, None) for prompt, target in pairs])
     rows = [item.ids for item in encode_many(tokenizer, [(prompt, None, None) for prompt, _ in pairs])]
     new_tokens = [2 * (len(item.ids) - (item.target_start or 0)) for item in whole]
-    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget, refuse=refuse)
+    done = continue_rows(model, rows, new_tokens=new_tokens, pad=PAD, token_budget=token_budget)
     texts = _decoded(tokenizer, done, skip_special_tokens=False)
     wanted = _decoded(tokenizer, [item.ids for item in whole], skip_special_tokens=False)
     return {pair: text.startswith(want) for pair, text, want in zip(pairs, texts, wanted, strict=True)}

@@ -66,9 +66,7 @@ def answered(
     def ended(number: int, ids: Sequence[int]) -> bool:
         return ids[-1] in ends or _END.search(said(ids), inside[prompts[number]]) is not None
 
-    done = continue_until(
-        model, rows, ended, new_tokens=tokens, pad=PAD, token_budget=token_budget, refuse=refuse
-    )
+    done = continue_until(model, rows, ended, new_tokens=tokens, pad=PAD, token_budget=token_budget)
     texts = {
         prompt: said(ids[:-1] if ids and ids[-1] in ends else ids) for prompt, ids in zip(prompts, done, strict=True)
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -29,9 +30,22 @@ def widened(model: PreTrainedModel) -> Iterator[torch.dtype]:
             parameter.data = parameter.data.to(dtype)
 
 
-def finite(logits: Tensor, refuse: bool = True) -> Tensor:
-    """``logits`` themselves; if ``refuse``, NumericalError that names the dtype to take if one is not finite."""
-    if not refuse or torch.isfinite(logits).all():
+_lenient: ContextVar[bool] = ContextVar("lenient", default=False)
+
+
+@contextmanager
+def diverged_may_miss(whether: bool = True) -> Iterator[None]:
+    """Let logits that are not finite pass as long as the block lasts: whatever is scored by them is a miss."""
+    before = _lenient.set(whether)
+    try:
+        yield
+    finally:
+        _lenient.reset(before)
+
+
+def finite(logits: Tensor) -> Tensor:
+    """``logits`` themselves; NumericalError that names the dtype to take if one is not (``diverged_may_miss``)."""
+    if _lenient.get() or torch.isfinite(logits).all():
         return logits
     if logits.dtype.itemsize < 4:
         fix = "load it in float32 (--dtype float32, or dtype: float32 in its file in config/models/)"

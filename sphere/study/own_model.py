@@ -82,11 +82,9 @@ def prepare(
     """Key statistics and decompositions of the unedited model, as far as ``method`` reads them."""
     parts, statistics, spectra = Adapter(loaded.model), None, Spectra({}, {})
     if method.needs_statistics:
-        how = settings.model_dump(exclude={"documents"})
+        how = settings.model_dump(exclude={"documents"}) | {"gradients": method.needs_gradients}
         some = documents[: settings.documents]
-        statistics = collect_statistics(
-            parts, loaded.tokenizer, some, layers, gradients=method.needs_gradients, **how
-        )
+        statistics = collect_statistics(parts, loaded.tokenizer, some, layers, **how)
         if "key_spectrum" in method.needs:
             spectra.keys.update({i: key_spectrum(c) for i, c in statistics.second_moments.items()})
     if "principal_spectrum" in method.needs:

@@ -32,6 +32,7 @@ from sphere.evaluation.neurons import gather_neurons
 from sphere.files import write_csv
 from sphere.models.adapters import adapter
 from sphere.models.loading import LoadedModel, load
+from sphere.models.precision import diverged_may_miss
 from sphere.progress import track
 
 
@@ -168,16 +169,16 @@ def evaluate_states(
         frame = pd.DataFrame(columns=list(metrics.COLUMNS))
         if upto is not None:
             some = [requests[i].in_context() if in_context else requests[i] for i in evenly(upto, records)]
-            frame = evaluate_requests(
-                loaded.model,
-                loaded.tokenizer,
-                some,
-                generation=generation,
-                tfidf=tfidf,
-                strict=strict,
-                belief=belief,
-                refuse=state is None,
-            )
+            with diverged_may_miss(state is not None):
+                frame = evaluate_requests(
+                    loaded.model,
+                    loaded.tokenizer,
+                    some,
+                    generation=generation,
+                    tfidf=tfidf,
+                    strict=strict,
+                    belief=belief,
+                )
         write_csv(frame, out)
         print(f"{out}: {len(frame)} records", flush=True)
 

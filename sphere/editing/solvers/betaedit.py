@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
 
-from sphere.editing.component import Layer, Need
+from sphere.editing.component import Layer, Need, Search
 from sphere.editing.solvers.alphaedit import BASIS, NullSpaceSolver
 from sphere.editing.solvers.base import LayerProblem, Solution, register
 from sphere.editing.solvers.past import LEFT, PAST, accumulated, left_behind
@@ -30,6 +30,7 @@ class BetaEdit(NullSpaceSolver):
     """
 
     name: ClassVar[str] = "betaedit"
+    search: ClassVar[Search] = {"second_moment_weight": (200.0, 1000.0, 3000.0), "ridge": (1.0, 10.0)}
     needs_keys_after: ClassVar[bool] = True
 
     second_moment_weight: PositiveFloat = 3000.0

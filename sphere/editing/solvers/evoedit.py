@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, PositiveFloat
 
+from sphere.editing.component import Search
 from sphere.editing.solvers.alphaedit import BASIS, NullSpaceSolver
 from sphere.editing.solvers.base import LayerProblem, Solution, register
 from sphere.errors import NumericalError
@@ -21,6 +22,7 @@ class EvoEdit(NullSpaceSolver):
     """
 
     name: ClassVar[str] = "evoedit"
+    search: ClassVar[Search] = {"ridge": (1.0, 4.0, 10.0), "nullspace_fraction": (0.6, 0.7, 0.8, 0.9)}
 
     ridge: PositiveFloat = 4.0
     """l2: weight of ||dW||^2."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import NonNegativeFloat, PositiveFloat
 
-from sphere.editing.component import Layer, Need
+from sphere.editing.component import Layer, Need, Search
 from sphere.editing.solvers.base import ClosedFormSolver, LayerProblem, Solution, register
 from sphere.editing.solvers.past import PAST, accumulated
 from sphere.errors import NumericalError
@@ -34,6 +34,7 @@ class LyapLock(ClosedFormSolver):
     """
 
     name: ClassVar[str] = "lyaplock"
+    search: ClassVar[Search] = {"second_moment_weight": (200.0, 1000.0, 5000.0)}
     needs_keys_after: ClassVar[bool] = True
 
     second_moment_weight: PositiveFloat = 1000.0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import PositiveFloat, PositiveInt
 
-from sphere.editing.component import Layer, Need
+from sphere.editing.component import Layer, Need, Search
 from sphere.editing.solvers.base import ClosedFormSolver, LayerProblem, Solution, register
 from sphere.editing.solvers.past import PAST, accumulated
 from sphere.errors import NumericalError
@@ -36,6 +36,7 @@ class Rotate(ClosedFormSolver):
     """
 
     name: ClassVar[str] = "rotate"
+    search: ClassVar[Search] = {"second_moment_weight": (20.0, 200.0, 2000.0, 15_000.0)}
     needs_keys_after: ClassVar[bool] = True
 
     second_moment_weight: PositiveFloat = 15_000.0
