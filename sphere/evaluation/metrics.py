@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -263,14 +262,12 @@ def _add_strict(
     requests: Sequence[EditRequest],
     settings: StrictSettings,
     token_budget: int,
-    refuse: bool,
 ) -> None:
     """Fill the strict families of the chosen rows of ``frame`` in place."""
     chosen = {i: _accepted(requests[i]) for i in evenly(len(requests), settings.records)}
     asked = [each for wanted in chosen.values() for several in wanted.values() for each in several]
     for form in settings.forms:
-        how: Any = {"form": form, "tokens": settings.tokens, "token_budget": token_budget, "refuse": refuse}
-        right = answered(model, tokenizer, asked, **how)
+        right = answered(model, tokenizer, asked, form=form, tokens=settings.tokens, token_budget=token_budget)
         for i, wanted in chosen.items():
             for metric, several in wanted.items():
                 frame.loc[i, f"{STRICT[form]}_{metric}"] = _share(right[each] for each in several)

@@ -46,12 +46,8 @@ def answered(
     form: PromptForm,
     tokens: int,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
-    refuse: bool = True,
 ) -> dict[tuple[str, Accepted], bool]:
-    """For each (prompt, accepted answers) whether the model's whole answer is one of them; a prompt runs once.
-
-    NumericalError if ``refuse`` and a logit is not finite.
-    """
+    """For each (prompt, accepted answers) whether the model's whole answer is one of them; a prompt runs once."""
     asked = sorted(set(asked))
     prompts = sorted({prompt for prompt, _ in asked})
     inside = {prompt: 0 for prompt in prompts}  # characters in which an accepted answer has full stops of its own

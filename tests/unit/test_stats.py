@@ -141,10 +141,11 @@ def test_output_moments_are_those_of_the_loss_s_gradients(
     monkeypatch.setattr(stats, "CHUNK", 3)
     got = collect_statistics(parts, tokenizer, DOCUMENTS, [2, 0], max_length=20, gradients=True)
     plainly = collect_statistics(parts, tokenizer, DOCUMENTS, [2, 0], max_length=20)
-    rows = [tokenizer(text)["input_ids"][:20] for text in DOCUMENTS]
+    found = [tokenizer(text)["input_ids"] for text in DOCUMENTS]
+    rows = [ids[i : i + 20] for ids in found for i in range(0, len(ids), 20)]
     expected = {i: 0.0 for i in (0, 2)}
     for row in rows[:-1]:
-        found = stats.output_gradients(parts, [row], [0, 2], pad=0)
+        found = stats.output_gradients(parts, [row], [0, 2])
         ids = torch.tensor([row])
         weights = [parts.parameter(i).requires_grad_() for i in (0, 2)]
         with capture_inputs({i: parts.projection(i) for i in (0, 2)}) as keys:

@@ -53,7 +53,7 @@ def retention(by_cohort: pd.DataFrame, stem: Path) -> None:
     `by_cohort` is retention_curve of retention_summary.
     """
     titles = {metric: metric.capitalize() for metric in METRICS if metric in set(by_cohort["metric"])}
-    across = "Edited as one of the first ... edits"
+    across = "Edits made when the cohort was whole"
     _curves(by_cohort, "metric", titles, percent, stem, "no edit was evaluated twice", across=across)
 
 
