@@ -115,12 +115,11 @@ def continue_until(
     new_tokens: int,
     pad: int,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
-    refuse: bool = True,
 ) -> list[tuple[int, ...]]:
     """The likeliest continuation of each row alone, until it has ``ended`` or has ``new_tokens`` tokens.
 
     ``ended`` is told a row's index and its continuation so far, after each token. A row that has ended leaves its
-    batch; padding, the end of the model's positions and what is not finite are as in ``continue_rows``.
+    batch; padding and the end of the model's positions are as in ``continue_rows``.
     """
     limit = getattr(model.config, "max_position_embeddings", None)
     parts = adapter(model)
@@ -135,7 +134,7 @@ def continue_until(
             ids, mask = _left_pad([rows[i] for i in going], pad, parts.device)
             positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, T)
         while going:
-            ids = finite(_next_logits(parts, ids, mask, positions, cache), refuse).argmax(-1, keepdim=True)  # (B, 1)
+            ids = _next_logits(parts, ids, mask, positions, cache).argmax(-1, keepdim=True)  # (B, 1)
             for i, token in zip(going, ids[:, 0].tolist(), strict=True):
                 said[i].append(token)
             left = [k for k, i in enumerate(going) if len(said[i]) < wanted[i] and not ended(i, said[i])]
@@ -153,7 +152,7 @@ def continue_until(
 
 
 def _next_logits(parts: Adapter, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    """Logits of the token behind each row, (B, V); ``cache`` takes in the new positions."""
+    """Logits of the token behind each row, (B, V) float32; ``cache`` takes in the new positions."""
     state = parts.backbone(
         input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
     ).last_hidden_state

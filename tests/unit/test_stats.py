@@ -144,7 +144,9 @@ def test_output_moments_are_those_of_the_loss_s_gradients(
     found = [tokenizer(text)["input_ids"] for text in DOCUMENTS]
     rows = [ids[i : i + 20] for ids in found for i in range(0, len(ids), 20)]
     expected = {i: 0.0 for i in (0, 2)}
-    for row in rows[:-1]:
+    for row in rows[: len(rows) - len(rows) // 10]:  # the others are kept out
+        if len(row) == 1:  # no next token
+            continue
         found = stats.output_gradients(parts, [row], [0, 2])
         ids = torch.tensor([row])
         weights = [parts.parameter(i).requires_grad_() for i in (0, 2)]
