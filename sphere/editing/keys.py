@@ -96,9 +96,7 @@ class Ascent:
 
             def run(batch: list[int]) -> None:
                 texts = [self.rows[i] for i in batch]
-                climb, found[layer][batch], outputs[batch] = _Climb.begin(
-                    self.adapter, batch, texts, layer, self.last
-                )
+                climb, found[layer][batch], outputs[batch] = _Climb.begin(self.adapter, batch, texts, layer, self.last)
                 self.climbs.append(climb)
 
             run_in_batches([len(row) for row in self.rows], run, token_budget=self.token_budget)
