@@ -307,7 +307,7 @@ def test_the_commands_for_your_own_model_run(workplace: Path, capsys: pytest.Cap
     page = read("your-own-model.md")
     (workplace / "requests.json").rename(workplace / "held-out.json")
     (workplace / "config" / "models").mkdir(parents=True)
-    own = {"check": (), "locate": ("--corpus", "corpus.txt", "--family", "success", "--edits", "3"),
+    own = {"check": (), "locate": ("--family", "success", "--edits", "3"),
            "tune": ("--family", "success", "--trials", "2", "--edits", "4")}  # fmt: skip
     lines = [line for block in blocks(page, "console") for line in block.splitlines()]
     assert [line.split()[2] for line in lines] == list(own)
