@@ -258,3 +258,21 @@ def test_crisp_takes_its_gradients_from_the_corpus(tiny_model: ModelMaker, tiny_
     with pytest.raises(InputError, match="layer 1 has no output moment: take its statistics with gradients"):
         edit(model, tokenizer, REQUESTS, method="crisp", layers=LAYERS, values=FAST, contexts=CONTEXTS,
              statistics=replace(statistics(model), output_moments={}))  # fmt: skip
+
+
+def test_a_null_space_that_is_used_up_ends_the_stream_after_its_last_whole_batch(
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """Seven directions of 64, three edits a batch: higher precision does not help the fourth, and one line says so."""
+    tokenizer = tiny_tokenizer(True)
+    settings = {"nullspace_fraction": 0.11, "tolerance": 1e-6}
+    evo = editor(tiny_model("llama", len(tokenizer)), tokenizer, "evoedit", settings=settings)
+    for batch in range(3):
+        every = [replace(r, case_id=10 * batch + r.case_id, target_new=str(batch)) for r in REQUESTS]
+        evo.run(every, batch_size=3)
+    kept, shares = evo.state, [row["editable_share"] for row in evo.first_record().energy]
+    assert shares == [0.0, 0.0]
+    with pytest.raises(NumericalError, match=r"batch 4 in float32: evoedit's null space is used up .*; in float64: "):
+        evo.run(REQUESTS, batch_size=3)
+    assert evo.state is kept
+    assert kept.position == 9

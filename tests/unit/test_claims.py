@@ -321,3 +321,15 @@ def test_our_claims_name_what_a_study_lacks(controlled: Path) -> None:
     for name, message in (("C9", "MEMIT-seq was not run"), ("C10", "both with and without scatter")):
         with pytest.raises(UntestableError, match=message):
             TESTS[name](Evidence(**{**vars(whole), "paths": alone}))
+
+
+def test_our_claims_have_verdicts_from_the_records_of_one_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sphere.report.claims.replicates.REPLICATES", 40)
+    tables = make_tables(tmp_path, seeds=[4], methods=["memit-seq", "rotate", "memit-seq+scatter"])
+    claims = check_claims(tables, PUBLISHED, tmp_path).set_index("id").loc[["C9", "C10"]]
+    assert set(claims["ci_kind"]) == {"bootstrap over records"}
+    assert list(claims["verdict"]) == ["holds", "does not hold"]
+    assert (claims["ci_low"] < claims["effect"]).all()
+    assert "the rotation itself loses" in claims.loc["C9", "reason"]
