@@ -136,6 +136,7 @@ def _counterfact(
         return [relation.statement(own[i].subject) for i in rng.permutation(len(own))[:MOST_NEIGHBOURS]]
 
     openers = [*relation.file.openers, *relation.file.statements]
+    portability = _two_hops(fact, new, kept, relation)
     return {
         "case_id": number,
         "pararel_idx": number,
@@ -148,9 +149,24 @@ def _counterfact(
         },
         "paraphrase_prompts": [relation.statement(fact.subject, i) for i in range(1, len(relation.file.statements))],
         "neighborhood_prompts": prompts(fact.object),
+        **({"portability": portability} if portability else {}),
         "attribute_prompts": prompts(new),
         "generation_prompts": [said(openers[i % len(openers)], fact.subject) for i in range(GENERATIONS)],
     }
+
+
+def _two_hops(
+    fact: Fact, new: str, kept: Mapping[tuple[str, str], Sequence[Fact]], relation: Relation
+) -> list[dict[str, str]]:
+    """Questions whose answer follows from the new fact and a fact of its object that nobody edits."""
+    found = []
+    for second, statements in relation.file.two_hop.items():
+        for name, answer in sorted(kept):
+            subjects = {each.subject for each in kept[name, answer]} if name == second else set()
+            if {new, new.removeprefix("the ")} & subjects:
+                texts = [said(statement, fact.subject) for statement in statements]
+                found += [{"kind": "two_hop", "prompt": text, "target": answer} for text in texts]
+    return found
 
 
 def _target(relation: Relation, key: str) -> dict[str, Any]:
