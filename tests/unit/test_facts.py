@@ -148,7 +148,7 @@ def test_records_are_usable_in_both_schemas(relations: dict[str, Relation], tmp_
 
 def test_two_hops_go_over_a_fact_that_nobody_edits(tmp_path: Path) -> None:
     town = {**TINY, "two_hop": {"continent": ["The country of {} is in"]}}
-    land = {**TINY, "facts": {"Europe": ["France", "Spain"], "Asia": ["the India", "Italy"]}}
+    land = {**TINY, "facts": {"Europe": ["Sweden", "Spain"], "Asia": ["Italy", "France"]}}
     relations = load_relations(folder=tables(tmp_path / "t", town=town, continent=land))
     edited = Fact("town", "Lyon", "France")
     kept = {("town", key): (Fact("town", f"Old {key}", key),) for key in ("France", "Italy", "Spain")}
@@ -157,6 +157,12 @@ def test_two_hops_go_over_a_fact_that_nobody_edits(tmp_path: Path) -> None:
     for seed in range(8):
         (record,), _ = records([edited], kept, relations, rng=np.random.default_rng(seed))
         seen[record["requested_rewrite"]["target_new"]["str"]] = record.get("portability")
+    land["facts"] = {"Europe": ["France", "Spain"], "Asia": ["Italy", "India"]}
+    same = load_relations(folder=tables(tmp_path / "t", continent=land))
+    fewer = {key: own for key, own in kept.items() if key != ("town", "Italy")}
+    (record,), _ = records([edited], fewer, same, rng=np.random.default_rng(0))
+    assert record["requested_rewrite"]["target_new"]["str"] == "Spain"
+    assert "portability" not in record, "the true object has the same answer"
     assert seen == {
         "Spain": [{"kind": "two_hop", "prompt": "The country of Lyon is in", "target": "Europe"}],
         "Italy": None,
