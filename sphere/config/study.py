@@ -59,6 +59,8 @@ class StudyConfig(Settings):
     """Whole answers, generated freely, of an exact match: the strict families; null asks for none."""
     in_context: bool = False
     """Evaluate, beside the unedited model, the unedited model with each new fact in its context."""
+    portability: bool = True
+    """Ask the questions behind an edit that records bring: two hops, the inverse, facts that must stay."""
     belief: bool = True
     """Measure the log-odds of the new object against the true one; it takes no further pass of the model."""
     neutral: NeutralSettings | None = None

@@ -18,20 +18,25 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from sphere.errors import InputError
+from sphere.errors import InputError, nearest
 
 KEYS = {
     "a CounterFact record": {
         *("case_id", "pararel_idx", "requested_rewrite", "paraphrase_prompts", "neighborhood_prompts"),
-        *("neighborhood_samples", "attribute_prompts", "generation_prompts"),
+        *("neighborhood_samples", "attribute_prompts", "generation_prompts", "portability"),
     },
     "requested_rewrite": {"prompt", "relation_id", "target_new", "target_true", "subject"},
     "target_new or target_true": {"str", "id", "aliases"},
+    "a portability question": {"kind", "prompt", "target", "aliases"},
     "a zsRE record": {
         *("case_id", "subject", "src", "pred", "rephrase", "alt", "answers", "loc", "loc_ans", "cond"),
     },
 }
-"""Every key of the published records by the object it stands in, whether it is read here or not."""
+"""Every key of the published records by the object it stands in, whether it is read here or not; ``aliases`` and
+``portability`` are ours."""
+PORTABILITY = ("subject_alias", "two_hop", "inverse", "unchanged")
+"""Kinds of questions behind an edit: the new fact under another name of its subject, a fact that follows from it by one
+that nobody edits, its inverse, and facts beside it that must stay."""
 
 Key = tuple[str, str]
 Record = dict[str, Any]
@@ -69,6 +74,8 @@ class EditRequest:
     references: tuple[str, ...] = ()
     """Texts about things that share the new object, for consistency; often empty."""
     relation: str | None = None
+    portability: tuple[tuple[str, Probe], ...] = ()
+    """Kind and question behind the edit, with the answer that it should give (``PORTABILITY``)."""
     aliases: tuple[str, ...] = ()
     """Other names of the new object: CounterFact's ``aliases`` (ours), zsRE's further answers."""
 
@@ -81,6 +88,7 @@ class EditRequest:
             subject_start=len(told) + self.subject_start,
             paraphrases=tuple(told + prompt for prompt in self.paraphrases),
             neighborhood=tuple(replace(probe, prompt=told + probe.prompt) for probe in self.neighborhood),
+            portability=tuple((kind, replace(each, prompt=told + each.prompt)) for kind, each in self.portability),
         )
 
     @property
@@ -191,6 +199,7 @@ def _counterfact(record: Record, case_id: int, where: str, references: dict[Key,
         generation_prompts=_texts(record, "generation_prompts", where),
         references=references.get((str(relation), str(rewrite["target_new"].get("id"))), ()),
         relation=None if relation is None else str(relation),
+        portability=_portability(record, where),
         aliases=_aliases(rewrite, "target_new", inside),
     )
 
@@ -285,6 +294,8 @@ def _objects(record: Record) -> Iterator[tuple[str, Record]]:
         yield "requested_rewrite", rewrite
         targets = (rewrite.get(key) for key in ("target_new", "target_true"))
         yield from (("target_new or target_true", target) for target in targets if isinstance(target, dict))
+    if isinstance(questions := record.get("portability"), list):
+        yield from (("a portability question", each) for each in questions if isinstance(each, dict))
 
 
 def _refuse_mistaken(key: str, place: str, where: str) -> None:
@@ -390,6 +401,22 @@ def _object(rewrite: Record, key: str, where: str) -> str:
 def _aliases(rewrite: Record, key: str, where: str) -> tuple[str, ...]:
     """Other names of an object, which may be missing."""
     return tuple(name.strip() for name in _texts(rewrite[key], "aliases", f"{where}, {key}"))
+
+
+def _portability(record: Record, where: str) -> tuple[tuple[str, Probe], ...]:
+    """The questions behind an edit, which may be missing."""
+    questions, found = record.get("portability", []), []
+    if not isinstance(questions, list) or not all(isinstance(each, dict) for each in questions):
+        raise InputError(f'{where}: "portability" must be a list of objects, each with kind, prompt and target')
+    for i, question in enumerate(questions):
+        inside = f"{where}, portability {i}"
+        kind = _text(question, "kind", inside)
+        if kind not in PORTABILITY:
+            raise InputError(f"{inside}: kind {kind!r} is none of {', '.join(PORTABILITY)}{nearest(kind, PORTABILITY)}")
+        prompt = _text(question, "prompt", inside, strip=False).rstrip()
+        aliases = tuple(name.strip() for name in _texts(question, "aliases", inside))
+        found.append((kind, Probe(prompt, _text(question, "target", inside), aliases)))
+    return tuple(found)
 
 
 def _texts(record: Record, key: str, where: str) -> tuple[str, ...]:

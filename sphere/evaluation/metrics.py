@@ -14,6 +14,9 @@ specificity (neighbourhood prompts; for zsRE the unrelated question):
 ``belief``          log-odds of the target against the other object in nats: log P(target) - log P(other), each a sum
                     over tokens (``success`` compares means), mean over prompts. NaN without a true target.
 
+``portability``     of each kind of question behind the edit (``data.records.PORTABILITY``), the share to which
+                    teacher-forced argmax gives every token of the answer or of an alias of it.
+
 The target is the new object for efficacy and generalization, and the probe's own answer for specificity.
 """
 
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -30,7 +33,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sphere.config.evaluation import StrictSettings
-from sphere.data.records import EditRequest
+from sphere.data.records import PORTABILITY, EditRequest, Probe
 from sphere.errors import InputError
 from sphere.evaluation.generation import (
     GenerationSettings,
@@ -48,7 +51,12 @@ from sphere.models.tokens import PAD, Encoded, encode_many, right_pad
 
 FAMILIES = ("success", "accuracy", "token_accuracy", "generation", *STRICT.values(), "belief")
 METRICS = ("efficacy", "generalization", "specificity")
-COLUMNS = ("case_id", *(f"{family}_{metric}" for family in FAMILIES for metric in METRICS), "fluency", "consistency")
+COLUMNS = (
+    "case_id",
+    *(f"{family}_{metric}" for family in FAMILIES for metric in METRICS),
+    *(f"portability_{kind}" for kind in PORTABILITY),
+    *("fluency", "consistency"),
+)
 
 _POSITIONS_AT_ONCE = 512
 """Positions whose logits over the vocabulary are held at one time."""
@@ -81,6 +89,7 @@ def evaluate_requests(
     tfidf: TfidfVectorizer | None = None,
     strict: StrictSettings | None = None,
     belief: bool = True,
+    portability: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> pd.DataFrame:
     """Evaluate ``model`` on ``requests``: one row a record in their order, with the columns ``COLUMNS``.
@@ -90,6 +99,7 @@ def evaluate_requests(
     without it, it is fitted on the reference texts of ``requests``. ``progress`` is told (targets scored, targets in
     all) by teacher forcing. Raises NumericalError if a logit is not finite (``diverged_may_miss``).
     """
+    requests = requests if portability else [replace(request, portability=()) for request in requests]
     pairs = sorted({pair for request in requests for pair in _pairs(request)})
     scored = score_targets(model, tokenizer, pairs, token_budget=token_budget, progress=progress)
     scores = dict(zip(pairs, scored, strict=True))
@@ -215,7 +225,12 @@ def _pairs(request: EditRequest) -> list[Pair]:
     for metric, asked in _asked(request).items():
         rival = _rival(request, metric)
         pairs += asked + [(prompt, rival) for prompt, _ in asked if rival is not None]
-    return pairs
+    return pairs + [pair for _, question in request.portability for pair in _answers(question)]
+
+
+def _answers(question: Probe) -> list[Pair]:
+    """A question with each answer that counts."""
+    return [(question.prompt, answer) for answer in (question.target, *question.aliases)]
 
 
 def _teacher_forced(request: EditRequest, scores: dict[Pair, TargetScore]) -> dict[str, float]:
@@ -227,6 +242,11 @@ def _teacher_forced(request: EditRequest, scores: dict[Pair, TargetScore]) -> di
             row[f"success_{metric}"] = _share(scores[p].nll < scores[p[0], rival].nll for p in asked)
         row[f"accuracy_{metric}"] = _share(all(score.matches) for score in wanted)
         row[f"token_accuracy_{metric}"] = _share(match for score in wanted for match in score.matches)
+    for kind in PORTABILITY:
+        questions = [question for each, question in request.portability if each == kind]
+        row[f"portability_{kind}"] = _share(
+            any(all(scores[pair].matches) for pair in _answers(question)) for question in questions
+        )
     return row
 
 

@@ -1,10 +1,12 @@
 """A page on which a person picks model, dataset, metric and methods and sees the curve: one file, offline.
 
-The plotting library is Plotly's (MIT), written into the page; what the page does with it is explore.html.
+The plotting library is Bokeh's (BSD), written into the page; what the page does with it is explore.html.
 """
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from math import isfinite
 from pathlib import Path
@@ -23,13 +25,20 @@ CURVE = ["model", "dataset", "family", "metric", "method", "edits"]
 
 def write_explorer(results: Path, out: Path) -> None:
     """Write the page of ``results`` (results.parquet)."""
-    from plotly.offline import get_plotlyjs
-
     page = TEMPLATE.read_text(encoding="utf-8")
     data = json.dumps(_content(pd.read_parquet(results)), ensure_ascii=False, allow_nan=False)
-    page = page.replace("{{ data }}", data.replace("<", "\\u003c"), 1).replace("{{ library }}", get_plotlyjs(), 1)
+    page = page.replace("{{ data }}", data.replace("<", "\\u003c"), 1).replace("{{ library }}", _library(), 1)
     with write_atomically(out) as path:
         path.write_text(page, encoding="utf-8")
+
+
+def _library() -> str:
+    """Bokeh's JavaScript, packed."""
+    import bokeh
+
+    folder = Path(bokeh.__file__).parent / "server" / "static" / "js"
+    code = b"\n".join((folder / name).read_bytes() for name in ("bokeh.min.js", "bokeh-api.min.js"))
+    return base64.b64encode(gzip.compress(code, mtime=0)).decode()
 
 
 def _content(results: pd.DataFrame) -> dict[str, Any]:

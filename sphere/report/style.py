@@ -92,7 +92,7 @@ class Look:
 SOLID: Dash = "-"
 _KNOWN: dict[str, tuple[str, str, Dash]] = {
     PRE_EDITED: ("#444444", "None", (0, (6, 2))),
-    IN_CONTEXT: ("#B07AA1", "None", (0, (2, 2))),
+    IN_CONTEXT: ("#7800F0", "None", (0, (2, 2))),
     "ft": ("#999933", "v", (0, (1, 1))),
     "rome": ("#DDAA33", "<", (0, (4, 1, 1, 1))),
     "memit": ("#66BBEE", "o", (0, (5, 1.5))),

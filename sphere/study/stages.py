@@ -149,6 +149,7 @@ def evaluate_states(
     records: int | None = None,
     strict: StrictSettings | None = None,
     belief: bool = True,
+    portability: bool = True,
     in_context: bool = False,
 ) -> None:
     """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
@@ -178,6 +179,7 @@ def evaluate_states(
                     tfidf=tfidf,
                     strict=strict,
                     belief=belief,
+                    portability=portability,
                 )
         write_csv(frame, out)
         print(f"{out}: {len(frame)} records", flush=True)

@@ -109,6 +109,8 @@ def editing(n: int, scores: dict[str, float], dataset: str, *, seed: int) -> pd.
         asked = (np.arange(n) % 2 == 0) & (dataset != "zsre")
         frame[f"strict_{metric}"] = np.where(asked, frame[f"accuracy_{metric}"] * (np.arange(n) % 4 == 0), np.nan)
         frame[f"belief_{metric}"] = np.nan if dataset == "zsre" else 10 * scores[metric] - 3
+    hops = (np.arange(n) % 5 == 0) & (dataset != "zsre")
+    frame["portability_two_hop"] = np.where(hops, frame["accuracy_efficacy"], np.nan)
     first = np.arange(n) < 10
     rng = np.random.default_rng(seed)
     frame["fluency"] = np.where(first & (dataset != "zsre"), 600 + rng.normal(0, 5, n), np.nan)

@@ -154,6 +154,25 @@ def test_in_context_every_prompt_begins_with_the_new_fact(write):
     assert (told.target_new, told.target_true) == (request.target_new, request.target_true)
 
 
+def test_questions_behind_an_edit(write, capsys):
+    asked = [
+        {"kind": "two_hop", "prompt": "Ada's work is done in a ", "target": " hospital", "aliases": ["clinic"]},
+        {"kind": "unchanged", "prompt": "Ada lives in", "target": "Oslo"},
+    ]
+    (request,) = load_requests(write([{**COUNTERFACT, "portability": asked}])).requests
+    hop, stays = Probe("Ada's work is done in a", "hospital", ("clinic",)), Probe("Ada lives in", "Oslo")
+    assert request.portability == (("two_hop", hop), ("unchanged", stays))
+    assert request.in_context().portability[1][1].prompt == "Zoë {Łukasz} works as a nurse. Ada lives in"
+    assert capsys.readouterr().err == ""
+    for wrong, line in (
+        ([{**asked[0], "kind": "two_hops"}], "portability 0: kind 'two_hops' is none of .* did you mean 'two_hop'"),
+        ([{"kind": "inverse", "prompt": "x"}], 'portability 0: no "target"'),
+        ("Oslo", '"portability" must be a list of objects'),
+    ):
+        with pytest.raises(InputError, match=line):
+            load_requests(write([{**COUNTERFACT, "portability": wrong}]))
+
+
 def test_only_what_an_edit_needs_is_required(write):
     minimal = {"requested_rewrite": {"prompt": "{} is a", "subject": "Ada", "target_new": {"str": "nurse"}}}
     (request,) = load_requests(write([minimal])).requests
@@ -257,7 +276,7 @@ BROKEN = {
 MISPLACED = [
     (changed(COUNTERFACT, ["x"], REWRITE, "paraphrase_prompts"), "requested_rewrite", "a CounterFact record"),
     (changed(COUNTERFACT, "x", "rephrase"), "a CounterFact record", "a zsRE record"),
-    (changed(COUNTERFACT, "x", "prompt"), "a CounterFact record", "requested_rewrite"),
+    (changed(COUNTERFACT, "x", "prompt"), "a CounterFact record", "requested_rewrite or a portability question"),
     (
         changed(COUNTERFACT, 3, REWRITE, "target_true", "case_id"),
         "target_true",

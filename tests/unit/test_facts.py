@@ -74,6 +74,8 @@ def test_there_are_many_facts_of_many_kinds(relations: dict[str, Relation]) -> N
         ({"facts": {"France": ["Paris", "Rome"], "Italy": ["Rome", "Milan"]}}, "the subject 'Rome' stands twice: keep"),
         ({"aliases": {"Frankreich": ["FR"]}}, "aliases: 'Frankreich' is no object: did you mean 'France'?"),
         ({"fact": {}}, "unknown key 'fact': did you mean 'facts'?"),
+        ({"two_hop": {"twon": ["It is in {}"]}}, "two_hop: 'twon' is no relation: did you mean 'town'?"),
+        ({"two_hop": {"town": ["It is in"]}}, "two_hop.town: 'It is in': write {} once"),
     ],
 )
 def test_a_mistake_in_a_table_names_file_and_entry(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -142,6 +144,39 @@ def test_records_are_usable_in_both_schemas(relations: dict[str, Relation], tmp_
                 assert all(probe.target == fact.object for probe in request.neighborhood)
             assert not any(subject in probe.prompt.split() for probe in request.neighborhood for subject in edited)
     assert [r["requested_rewrite"]["target_new"]["str"] for r in counterfact] == [r["answers"][0] for r in zsre]
+
+
+def test_two_hops_go_over_a_fact_that_nobody_edits(tmp_path: Path) -> None:
+    town = {**TINY, "two_hop": {"continent": ["The country of {} is in"]}}
+    land = {**TINY, "facts": {"Europe": ["Sweden", "Spain"], "Asia": ["Italy", "France"]}}
+    relations = load_relations(folder=tables(tmp_path / "t", town=town, continent=land))
+    edited = Fact("town", "Lyon", "France")
+    kept = {("town", key): (Fact("town", f"Old {key}", key),) for key in ("France", "Italy", "Spain")}
+    kept["continent", "Europe"] = (Fact("continent", "Spain", "Europe"),)  # Italy's may be edited
+    seen = {}
+    for seed in range(8):
+        (record,), _ = records([edited], kept, relations, rng=np.random.default_rng(seed))
+        seen[record["requested_rewrite"]["target_new"]["str"]] = record.get("portability")
+    land["facts"] = {"Europe": ["France", "Spain"], "Asia": ["Italy", "India"]}
+    same = load_relations(folder=tables(tmp_path / "t", continent=land))
+    fewer = {key: own for key, own in kept.items() if key != ("town", "Italy")}
+    (record,), _ = records([edited], fewer, same, rng=np.random.default_rng(0))
+    assert record["requested_rewrite"]["target_new"]["str"] == "Spain"
+    assert "portability" not in record, "the true object has the same answer"
+    assert seen == {
+        "Spain": [{"kind": "two_hop", "prompt": "The country of Lyon is in", "target": "Europe"}],
+        "Italy": None,
+    }
+
+
+def test_the_shipped_two_hops_lead_to_continents(relations: dict[str, Relation]) -> None:
+    countries = {fact.subject for fact in relations["continent"].facts}
+    hops = {name: relation for name, relation in relations.items() if relation.file.two_hop}
+    assert set(hops) == {"city", "landmark", "company_country"}
+    for relation in hops.values():
+        assert set(relation.file.two_hop) == {"continent"}
+        named = [each for each in relation.file.facts if {each, each.removeprefix("the ")} & countries]
+        assert len(named) > len(relation.file.facts) / 2
 
 
 def taught(model: Any, tokenizer: Any, texts: list[tuple[str, str]]) -> None:

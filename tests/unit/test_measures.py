@@ -9,9 +9,11 @@ import made_up_study
 import pandas as pd
 import pytest
 
+from sphere.data.records import PORTABILITY
 from sphere.report.figures import FIGURES
 from sphere.report.tables import build, gather, load
 from sphere.report.tables.intervals import over_seeds
+from sphere.report.tables.layout import PORTABILITY_KINDS
 from sphere.report.tables.retention import cohort_size, retention_curve, retention_rows, retention_table
 
 LAST = 100
@@ -63,12 +65,12 @@ def test_belief_changes_from_that_of_the_unedited_model(gathered: Path) -> None:
     assert not any("zsRE" in row.section for row in build("belief", gathered).rows)
 
 
-@pytest.mark.parametrize("name", ["strict", "belief"])
+@pytest.mark.parametrize("name", ["strict", "belief", "portability"])
 def test_what_was_not_measured_says_so(name: str, gathered: Path, tmp_path: Path) -> None:
     for path in gathered.glob("*.csv"):
         frame = load(gathered, path.stem)
         if "metric_family" in frame:
-            frame = frame[~frame["metric_family"].str.startswith(("strict", "belief"))]
+            frame = frame[~frame["metric_family"].str.startswith(("strict", "belief", "portability"))]
         frame.to_csv(tmp_path / path.name, index=False)
     table = build(name, tmp_path)
     assert not table.rows
@@ -199,3 +201,19 @@ def test_the_model_that_was_told_each_fact_is_a_reference_in_every_table(tmp_pat
     (root / "tiny" / "zsre" / "in-context" / "editing.csv").unlink()
     missing = gather(root, scope, root / "tables")
     assert [str(path.relative_to(root)) for path in missing] == ["tiny/zsre/in-context/editing.csv"]
+
+
+# -------------------------------------------------------------------------------------------------- portability
+
+
+def test_questions_behind_edits_have_a_column_a_kind_that_was_asked(gathered: Path) -> None:
+    table = build("portability", gathered)
+    assert [column.key for column in table.columns] == ["two_hop"]
+    (row,) = [row for row in table.rows if row.label == "SPHERE" and "CounterFact" in row.section]
+    seeds = over_seeds([100 * frame["portability_two_hop"].mean() for frame in records(gathered, "sphere")])
+    cell = row.cells["two_hop"]
+    assert (cell.value, cell.half_width) == pytest.approx((seeds.mean, seeds.half_width))
+
+
+def test_kinds_are_those_that_records_may_ask() -> None:
+    assert tuple(PORTABILITY_KINDS) == PORTABILITY

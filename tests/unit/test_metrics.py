@@ -169,7 +169,7 @@ def test_what_a_record_does_not_ask_is_nan(tiny_model, tiny_tokenizer):
     frame = evaluate_requests(
         model, tokenizer, stream(), generation=GenerationSettings(length=20), strict=StrictSettings(tokens=4)
     )
-    frame = frame[[column for column in frame if "question" not in column]]
+    frame = frame[[column for column in frame if "question" not in column and "portability" not in column]]
     missing = {column: frame.index[frame[column].isna()].tolist() for column in frame if frame[column].isna().any()}
     assert missing == {
         "success_efficacy": [1],  # zsRE names no true target
@@ -215,6 +215,26 @@ def test_generated_records_are_spread_over_the_stream(tiny_model, tiny_tokenizer
     frame = evaluate_requests(model, tokenizer, [a_request(i) for i in range(6)], generation=settings)
     assert frame.index[frame["fluency"].notna()].tolist() == [0, 3]
     assert frame["generation_efficacy"].isna().all()
+
+
+def test_questions_behind_an_edit_are_scored_by_their_kind(tiny_model, tiny_tokenizer):
+    """A model that was taught the answers of some; an alias counts, and what is not asked is NaN."""
+    tokenizer = tiny_tokenizer(True)
+    model = tiny_model("llama", len(tokenizer))
+    teach(model, tokenizer, "The capital of France is", "Rome")
+    taught, other = "The capital of France is", "Ada lives in the city of"
+    questions = (
+        ("two_hop", Probe(taught, "Rome")), ("two_hop", Probe(other, "Oslo")),
+        ("inverse", Probe(taught, "Oslo", ("Paris", "Rome"))), ("unchanged", Probe(taught, "Oslo")),
+    )  # fmt: skip
+    requests = [a_request(portability=questions), a_request(1)]
+    frame = evaluate_requests(model, tokenizer, requests).filter(like="portability")
+    assert frame.loc[0].dropna().to_dict() == {
+        "portability_two_hop": 0.5, "portability_inverse": 1, "portability_unchanged": 0,
+    }  # fmt: skip
+    assert frame.loc[1].isna().all()
+    off = evaluate_requests(model, tokenizer, requests, portability=False)
+    assert off.filter(like="portability").isna().all(axis=None)
 
 
 def test_rows_are_shared_where_one_begins_another():

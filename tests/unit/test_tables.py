@@ -257,7 +257,8 @@ def test_missing_files_are_listed_and_nothing_stands_in_for_them(tmp_path: Path)
     gone = tmp_path / "tiny" / "zsre" / "sphere" / "seed2" / "edits100"
     shutil.rmtree(gone)
     missing = gather(tmp_path, scope, tmp_path / "tables")
-    assert {path.name for path in missing} == {"editing.csv", "energy.csv", "timing.csv", "general_ability.csv"}
+    of_stream = {"editing.csv", "energy.csv", "timing.csv", "cost.csv"}
+    assert {path.name for path in missing} == of_stream | {"general_ability.csv", "neutral.csv"}
     assert set(load(tmp_path / "tables", "missing")["path"]) == {str(path.relative_to(tmp_path)) for path in missing}
     rows = load(tmp_path / "tables", "editing_by_method").query(
         "dataset == 'zsre' and method == 'sphere' and edits == 100"

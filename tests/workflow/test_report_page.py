@@ -35,6 +35,22 @@ SECONDS = 60
 FRAME = "return document.querySelector('#app iframe')?.src ?? null"
 ROWS = "return [...document.querySelectorAll('tr')].map(row => [...row.cells].map(cell => cell.innerText.trim()))"
 
+LAST_POINT = """
+    const view = Bokeh.index.find_one(plot);
+    if (!view?.frame) return null;
+    const data = plot.renderers.find(each => each.name === "sphere").data_source.data;
+    const { x, y } = view.el.getBoundingClientRect();
+    const box = document.getElementById("curve").getBoundingClientRect();
+    const across = x + view.frame.x_scale.compute(data.edits.at(-1)) - box.x - box.width / 2;
+    const down = y + view.frame.y_scale.compute(data.value.at(-1)) - box.y - box.height / 2;
+    return [Math.round(across), Math.round(down)]"""
+"""Where the last point of SPHERE is drawn, from the middle of the curve."""
+TOOLTIP = """
+    const inside = node => [...(node.shadowRoot ? [node.shadowRoot] : []), ...node.children];
+    const texts = node => inside(node).flatMap(each => inside(each).length ? texts(each) : [each.textContent.trim()]);
+    return texts(document.body).filter(text => text)"""
+"""All texts of the page, those that the library shows too."""
+
 
 class Page:
     """A report in a browser."""
@@ -197,20 +213,19 @@ def test_the_claims_and_the_provenance_are_shown(page: Page, finished: Workplace
 def test_a_person_picks_a_curve_hovers_and_takes_its_numbers(page: Page, finished: Workplace) -> None:
     page.open("Explore")
     page.press("Explore the results")
-    find = page.browser.find_element
+    find, run = page.browser.find_element, page.browser.execute_script
     with page.inside():
-        page.until(lambda: page.browser.find_elements(By.CSS_SELECTOR, "#curve .legendtext"))
+        page.until(lambda: run("return Boolean(window.Bokeh && plot && Bokeh.index.find_one(plot))"))
         for name, value in (("dataset", "zsre"), ("family", "token_accuracy"), ("metric", "specificity")):
             Select(find(By.ID, name)).select_by_value(value)
         find(By.CSS_SELECTOR, "#methods input[value=memit]").click()  # not this one
-        legend = page.browser.find_elements(By.CSS_SELECTOR, "#curve .legendtext")
-        assert [each.text for each in legend] == ["Pre-edited", "SPHERE"]
-        assert "specificity (token accuracy)" in find(By.ID, "curve").text
-        point = find(By.CSS_SELECTOR, "#curve .scatterlayer .trace:last-child .points path:last-child")
-        ActionChains(page.browser).move_to_element(point).perform()
-        hover = page.until(lambda: page.browser.find_elements(By.CSS_SELECTOR, "#curve .hoverlayer .hovertext"))[0].text
-        assert "SPHERE" in hover
-        assert "8 edits" in hover
+        assert run("return plot.legend.items.map(item => item.label.value)") == ["Pre-edited", "In context", "SPHERE"]
+        assert run("return plot.below.concat(plot.left).map(axis => axis.axis_label)") == [
+            "Edits made", "specificity (token accuracy)",
+        ]  # fmt: skip
+        across, down = page.until(lambda: run(LAST_POINT))
+        ActionChains(page.browser).move_to_element_with_offset(find(By.ID, "curve"), across, down).perform()
+        page.until(lambda: {"SPHERE", "edits:", "8"} <= set(run(TOOLTIP)))
         find(By.ID, "download").click()
     wanted = page.downloads / "smoke-smoke-zsre-token_accuracy-specificity.csv"
     page.until(lambda: wanted.exists() and wanted.stat().st_size)
@@ -218,7 +233,7 @@ def test_a_person_picks_a_curve_hovers_and_takes_its_numbers(page: Page, finishe
     records = pd.read_csv(finished.study / "smoke" / "zsre" / "sphere" / "seed0" / "edits8" / "editing.csv")
     last = taken[(taken["method"] == "sphere") & (taken["edits"] == 8)]
     assert last["value"].item() == pytest.approx(records["token_accuracy_specificity"].mean())
-    assert set(taken["method"]) == {"pre-edited", "sphere"}
+    assert set(taken["method"]) == {"pre-edited", "in-context", "sphere"}
 
 
 def test_the_wall_times_are_drawn(page: Page) -> None:

@@ -13,6 +13,7 @@ rule evaluate_pre_edited:
         records=STUDY.evaluate_records,
         strict=STUDY.strict.plain() if STUDY.strict else None,
         belief=STUDY.belief,
+        portability=STUDY.portability,
         sources=own("references", "word_weights"),
     log:
         f"<logs>/{{model}}/{{dataset}}/evaluate_{PRE_EDITED}.log",

@@ -23,5 +23,6 @@ with job(snakemake, sources=snakemake.params.sources):
         generation=GenerationSettings(**params.generation) if params.generation and not in_context else None,
         strict=StrictSettings(**params.strict) if params.strict else None,
         belief=params.belief,
+        portability=params.portability,
         in_context=in_context,
     )

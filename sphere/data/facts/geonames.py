@@ -41,6 +41,7 @@ TEMPLATES: Mapping[str, Mapping[str, Any]] = {
         ],
         "questions": ["In which country is the city of {}?", "Which country does the city {} belong to?"],
         "openers": ["The streets of {} are", "The mayor of {} said"],
+        "two_hop": {"continent": ["On the map, the country in which {} lies is found on the continent of"]},
     },
     "us_city": {
         "statements": [

@@ -122,20 +122,23 @@ def records(
         relation = relations[fact.relation]
         others = [key for key in objects[fact.relation] if key != fact.object]
         new = others[int(rng.integers(len(others)))]
-        counterfact.append(_counterfact(number, fact, new, kept, relation, rng))
+        counterfact.append(_counterfact(number, fact, new, kept, relations, rng))
         zsre.append(_zsre(fact, new, asked[int(rng.integers(len(asked)))], relation, relations))
     return counterfact, zsre
 
 
 def _counterfact(
-    number: int, fact: Fact, new: str, kept: Mapping[tuple[str, str], Sequence[Fact]], relation: Relation,
-    rng: np.random.Generator,
+    number: int, fact: Fact, new: str, kept: Mapping[tuple[str, str], Sequence[Fact]],
+    relations: Mapping[str, Relation], rng: np.random.Generator,
 ) -> dict[str, Any]:  # fmt: skip
+    relation = relations[fact.relation]
+
     def prompts(key: str) -> list[str]:
         own = kept[fact.relation, key]
         return [relation.statement(own[i].subject) for i in rng.permutation(len(own))[:MOST_NEIGHBOURS]]
 
     openers = [*relation.file.openers, *relation.file.statements]
+    portability = _two_hops(fact, new, kept, relations)
     return {
         "case_id": number,
         "pararel_idx": number,
@@ -148,9 +151,33 @@ def _counterfact(
         },
         "paraphrase_prompts": [relation.statement(fact.subject, i) for i in range(1, len(relation.file.statements))],
         "neighborhood_prompts": prompts(fact.object),
+        **({"portability": portability} if portability else {}),
         "attribute_prompts": prompts(new),
         "generation_prompts": [said(openers[i % len(openers)], fact.subject) for i in range(GENERATIONS)],
     }
+
+
+def _two_hops(
+    fact: Fact, new: str, kept: Mapping[tuple[str, str], Sequence[Fact]], relations: Mapping[str, Relation]
+) -> list[dict[str, str]]:
+    """Questions whose answer follows from the new fact and a fact of its object that nobody edits.
+
+    None where the true object has the same answer: the unedited model would be right.
+    """
+    found = []
+    for second, statements in relations[fact.relation].file.two_hop.items():
+        for name, answer in sorted(kept):
+            subjects = {each.subject for each in kept[name, answer]} if name == second else set()
+            everybody = relations[second].file.facts.get(answer, ()) if subjects else ()
+            if _named(new) & subjects and not _named(fact.object) & set(everybody):
+                texts = [said(statement, fact.subject) for statement in statements]
+                found += [{"kind": "two_hop", "prompt": text, "target": answer} for text in texts]
+    return found
+
+
+def _named(key: str) -> set[str]:
+    """An object, as the subject of another relation may be called."""
+    return {key, key.removeprefix("the ")}
 
 
 def _target(relation: Relation, key: str) -> dict[str, Any]:

@@ -32,6 +32,8 @@ class RelationFile(Settings):
     """Statements that were tried and not taken; ``benchmarks/templates.py`` compares them with those that were."""
     openers: Annotated[tuple[Text, ...], Field(min_length=1)]
     """Beginnings of free texts about the subject."""
+    two_hop: dict[Text, tuple[Text, ...]] = {}
+    """Another relation, of the object -> statements of the object's object, ``{}`` for the subject."""
     aliases: dict[Text, tuple[Text, ...]] = {}
     """Other names of objects."""
     facts: Annotated[dict[Text, tuple[Text, ...]], Field(min_length=2)]
@@ -89,13 +91,17 @@ def load_relations(names: Iterable[str] | None = None, *, folder: Path = FOLDER)
         path = files[name]
         relation = Relation(name, validated(RelationFile, read_yaml(path), str(path)))
         _check(relation, path, where)
+        for other in relation.file.two_hop:
+            if other not in files:
+                raise InputError(f"{path}: two_hop: {other!r} is no relation{nearest(other, files)}")
         found[name] = relation
     return found
 
 
 def _check(relation: Relation, path: Path, where: dict[str, Path]) -> None:
-    for key in ("statements", "others", "questions", "openers"):
-        for template in getattr(relation.file, key):
+    texts = {key: getattr(relation.file, key) for key in ("statements", "others", "questions", "openers")}
+    for key, templates in (texts | {f"two_hop.{each}": own for each, own in relation.file.two_hop.items()}).items():
+        for template in templates:
             if template.count("{}") != 1 or template != template.strip():
                 raise InputError(f"{path}: {key}: {template!r}: write {{}} once, and no space at the ends")
     for key, subjects in relation.file.facts.items():

@@ -16,6 +16,7 @@ from sphere.report.tables.editing import checkpoint_table, family_table, main_ta
 from sphere.report.tables.incidents import mark_stops
 from sphere.report.tables.layout import FAMILIES
 from sphere.report.tables.neutral import neutral_table
+from sphere.report.tables.portability import portability_table
 from sphere.report.tables.render import Table, write_table
 from sphere.report.tables.retention import retention_table
 from sphere.report.tables.stream import (
@@ -57,6 +58,7 @@ _MAKERS: dict[str, Maker] = {
     **{f"editing_{family}": _of_family(family) for family in FAMILIES},
     "strict": lambda t, _: strict_table(load(t, "editing_by_method")),
     "belief": lambda t, _: belief_table(load(t, "editing_by_method")),
+    "portability": lambda t, _: portability_table(load(t, "editing_by_method")),
     "retention": lambda t, _: retention_table(load(t, "retention_summary")),
     "checkpoints": lambda t, _: checkpoint_table(load(t, "editing_by_method")),
     "plug_and_play": lambda t, p: plug_and_play_table(load(t, "editing_summary"), read_paper(p, "table1_main")),

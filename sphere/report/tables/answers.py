@@ -47,7 +47,7 @@ def strict_table(by_method: pd.DataFrame) -> Table:
                 own = place[place["method"] == method]
                 cells: dict[str, Cell] = {}
                 for metric in METRICS:
-                    strict, gap = (_found(own, each, metric, 100) for each in (family, gap_of(family)))
+                    strict, gap = (found_cell(own, each, metric, 100) for each in (family, gap_of(family)))
                     cells |= {f"{metric}_forced": Cell(strict.value + gap.value)}
                     cells |= {f"{metric}_strict": strict, f"{metric}_gap": gap}
                 section = f"{model}, {dataset_label(str(dataset))}, {form}"
@@ -80,10 +80,10 @@ def belief_table(by_method: pd.DataFrame) -> Table:
             own = place[place["method"] == method]
             cells: dict[str, Cell] = {}
             for metric in METRICS:
-                odds = _found(own, BELIEF, metric)
-                cells |= {f"{metric}_odds": odds, f"{metric}_success": _found(own, "success", metric, 100)}
+                odds = found_cell(own, BELIEF, metric)
+                cells |= {f"{metric}_odds": odds, f"{metric}_success": found_cell(own, "success", metric, 100)}
                 if method != PRE_EDITED:
-                    change = odds.value - _found(before, BELIEF, metric).value
+                    change = odds.value - found_cell(before, BELIEF, metric).value
                     cells[f"{metric}_change"] = Cell(change, odds.half_width)
             section = f"{model}, {dataset_label(str(dataset))}"
             rows.append(Row(section, method_label(method), cells, ranked=not is_anchor(method)))
@@ -97,7 +97,7 @@ def belief_table(by_method: pd.DataFrame) -> Table:
     return Table("belief", title, "Method", columns, rows, notes if rows else ["No log-odds were measured."])
 
 
-def _found(own: pd.DataFrame, family: str, metric: str, scale: float = 1.0) -> Cell:
+def found_cell(own: pd.DataFrame, family: str, metric: str, scale: float = 1.0) -> Cell:
     """The mean of one metric, times ``scale``, and its half-width; empty where it was not measured."""
     found = own[(own["metric_family"] == family) & (own["metric"] == metric)]
     if found.empty:

@@ -20,6 +20,14 @@ METRICS = ("efficacy", "generalization", "specificity")
 FAMILIES = ("success", "accuracy", "token_accuracy", "generation")
 STRICT_FAMILIES = {"strict": "bare prompt", "strict_question": "as a question"}
 """Families of whole free answers -> the form in which the prompt was put."""
+PORTABILITY = "portability"
+"""The family of questions behind an edit, whose metrics are the kinds."""
+PORTABILITY_KINDS = {
+    "subject_alias": "Subject by another name",
+    "two_hop": "Two hops",
+    "inverse": "Inverse",
+    "unchanged": "Unchanged beside it",
+}
 BELIEF = "belief"  # the family of log-odds
 TEXT_METRICS = ("fluency", "consistency")
 TEXT_FAMILY = "text"  # the family under which fluency and consistency are gathered
@@ -57,6 +65,7 @@ FAMILY_LABELS = {
     "strict": "strict",
     "strict_question": "strict, as a question",
     BELIEF: "log-odds",
+    PORTABILITY: "questions behind the edit",
     TEXT_FAMILY: "generated text",
 }
 ABILITY_LABELS = {

@@ -41,6 +41,8 @@ from sphere.report.tables.layout import (
     BELIEF,
     FAMILIES,
     METRICS,
+    PORTABILITY,
+    PORTABILITY_KINDS,
     PRE_EDITED,
     STRICT_FAMILIES,
     TEXT_FAMILY,
@@ -327,6 +329,7 @@ def _metric_of(column: str) -> tuple[str, str] | None:
         return TEXT_FAMILY, column
     families = (*FAMILIES, *STRICT_FAMILIES, *map(gap_of, STRICT_FAMILIES), BELIEF)
     match = re.fullmatch(f"({'|'.join(families)})_({'|'.join(METRICS)})", column)
+    match = match or re.fullmatch(f"({PORTABILITY})_({'|'.join(PORTABILITY_KINDS)})", column)
     return (match[1], match[2]) if match else None
 
 
