@@ -129,7 +129,8 @@ def test_evaluate_is_finite_and_reproducible(model: str, files: Path, capsys: py
     assert printed[0].err == ""
     rows = {row["metric"]: row for row in json.loads(printed[0].out)}
     metrics = ("efficacy", "generalization", "specificity")
-    assert set(rows) == {f"{f}_{m}" for f in ("success", "accuracy", "token_accuracy", "belief") for m in metrics}
+    families = ("success", "accuracy", "token_accuracy", "belief")
+    assert set(rows) == {f"{f}_{m}" for f in families for m in metrics} | {"portability_unchanged"}
     for name, row in rows.items():
         assert 0 <= row["mean"] <= 1 or name.startswith("belief")
         assert math.isfinite(row["stderr"])
