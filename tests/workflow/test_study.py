@@ -191,8 +191,8 @@ CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
     ),
     (  # what evaluation generates
         "studies/smoke.yaml",
-        "length: 24",
-        "length: 30",
+        "  length: 24\n",
+        "  length: 30\n",
         {"evaluate": 4, "evaluate_pre_edited": 2, "evaluate_in_context": 2},
     ),
     (  # how long an answer may be
