@@ -29,7 +29,7 @@ def test_the_study_runs_through_the_profile_and_slurm_saw_what_was_asked(site: S
         kept = {key: value for key, value in study.items() if key not in ("tuning", "sensitivity")}
         file.write_text(yaml.safe_dump(kept), encoding="utf-8")
     place.change("models/smoke.yaml", "device: cpu\n", "device: cpu\nresources: {gpu: 1}\n")
-    place.change("config.yaml", "disk: 2000 ", "time_margin: 100\n  disk: 2000 ")  # so that minutes differ between rules
+    place.change("config.yaml", "disk: 2000 ", "time_margin: 100\n  disk: 2000 ")  # minutes that differ
 
     run = site.snakemake()
     assert run.status == 0, run.output[-4000:]

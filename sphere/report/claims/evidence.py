@@ -121,7 +121,7 @@ def judge(interval: Interval, *, above: float | None = None, below: float | None
     if interval.n == 0:
         return NOT_TESTED, "no seed has this statistic"
     if interval.kind == NO_INTERVAL:
-        return NOT_TESTED, "one order without records to resample: an interval needs two orders"
+        return NOT_TESTED, "one order alone has this statistic, and no records to resample: an interval needs two"
     fits = (above is None or interval.low > above) and (below is None or interval.high < below)
     sides = [("above", above), ("below", below)]
     wanted = " and ".join(f"{side} {limit:g}" for side, limit in sides if limit is not None)
