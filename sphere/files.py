@@ -172,11 +172,15 @@ def _umask() -> int:
     return mask
 
 
+def write_text(text: str, path: str | Path) -> None:
+    """Write ``text`` in UTF-8."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(value: Any, path: str | Path) -> None:
     """Write ``value`` as indented JSON, key order kept; NaN and infinity are refused."""
-    with write_atomically(path) as temporary:
-        text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", path)
 
 
 def read_json(path: str | Path) -> Any:

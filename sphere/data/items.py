@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sphere.files import write_atomically
+from sphere.files import write_text
 
 Item = dict[str, Any]
 
@@ -25,14 +25,8 @@ def write_tasks(tasks: Mapping[str, Sequence[Item]], folder: Path) -> None:
     """Write folder/NAME.jsonl and folder/NAME.yaml of every task."""
     for name, items in tasks.items():
         lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in items)
-        _write(folder / f"{name}.jsonl", lines)
-        _write(folder / f"{name}.yaml", _task_yaml(name, f"{name}.jsonl"))
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
+        write_text(lines, folder / f"{name}.jsonl")
+        write_text(_task_yaml(name, f"{name}.jsonl"), folder / f"{name}.yaml")
 
 
 def _task_yaml(task: str, data: str) -> str:
