@@ -29,7 +29,7 @@ def test_the_study_runs_through_the_profile_and_slurm_saw_what_was_asked(site: S
         kept = {key: value for key, value in study.items() if key not in ("tuning", "sensitivity")}
         file.write_text(yaml.safe_dump(kept), encoding="utf-8")
     place.change("models/smoke.yaml", "device: cpu\n", "device: cpu\nresources: {gpu: 1}\n")
-    place.change("config.yaml", "disk: 2000 ", "time_margin: 100\n  disk: 2000 ")  # minutes that differ
+    place.change("config.yaml", "disk: 2000 ", "time_margin: 30\n  disk: 2000 ")  # minutes that differ
 
     run = site.snakemake()
     assert run.status == 0, run.output[-4000:]
@@ -54,7 +54,7 @@ def test_the_study_runs_through_the_profile_and_slurm_saw_what_was_asked(site: S
         names = {name: getattr(job, name) for name in ("model", "dataset", "method", "edits")}
         expected[job.rule].add(dataclasses.astuple(planned.asks(job.rule, **names)))
     assert {rule: asked[rule] for rule in expected} == expected
-    assert len(set.union(*expected.values())) > 3
+    assert len(set.union(*expected.values())) > 2
 
 
 def test_a_profile_that_nobody_filled_in_submits_nothing(site: Site) -> None:
