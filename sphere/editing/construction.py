@@ -64,7 +64,7 @@ def targets_by_layer(
         states = recorded.walk(first[:, batch].T.to(recorded.tail.dtype))
         for layer, state in zip(range(own[0], own[-1] + 1), states, strict=False):
             if layer in own[1:]:
-                found[layer][:, batch] = state[:, 0].T.double()
+                found[layer][:, batch] = state[recorded.pivots].T.double()
 
     if len(own) > 1:
         run_in_batches([len(row.ids) for row in rows], replayed, token_budget=token_budget)

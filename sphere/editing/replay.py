@@ -1,22 +1,26 @@
-"""Run the upper layers again on the tail of a batch, with everything below and before it computed once.
+"""Run the upper layers again on the tails of a batch, with everything below and before them computed once.
 
-Rows are aligned so that the subject's last token is one column: ``[pad, prefix] [subject's last token, rest, pad]``.
+Rows are recorded with the subject's last token in one column: ``[pad, prefix] [subject's last token, rest, pad]``.
 A change of the hidden state at that column changes nothing in the columns before it nor in the layers below, so the
 prefix's keys and values in the upper layers, the masks and the position embeddings are recorded once and reused.
-The recording is of the layers' own calls, so it knows nothing of the architecture.
+The recording is of the layers' own calls, so it knows nothing of the architecture. Where the model's attention allows,
+the tails are run packed, without padding (``packing``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 
+from sphere.editing.packing import Layout, can_pack, packed_attention
 from sphere.models.adapters import Adapter
 from sphere.models.hooks import capture_calls, capture_output, hidden
 
@@ -36,57 +40,85 @@ class Row:
 class _Prefix:
     """Stands in for a layer's key-value cache: the recorded prefix, never written to."""
 
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, layout: Layout | None = None) -> None:
         self.keys, self.values = keys, values  # (B, heads, P, head_dim)
+        self.layout = layout  # of the packed tails that it is asked with, if they are packed
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if self.layout is not None:
+            keys, values = self.layout.padded_heads(keys), self.layout.padded_heads(values)
         return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Replay:
-    """A recorded batch of B rows with a tail of T columns, the first of which is the pivot."""
+    """A recorded batch of B rows, whose tails, from the pivot on, have N tokens in all and at most T each."""
 
     tail: Tensor
-    """(B, T, d) clean hidden states behind the changed layer."""
+    """(N, d) clean hidden states behind the changed layer, row after row."""
     outputs: Tensor
-    """(B, d) what its MLP puts out at the pivot."""
+    """(B, d) what its MLP puts out at the pivots."""
+    layout: Layout
+    config: PreTrainedConfig
     upper: list[nn.Module]
     arguments: list[dict[str, Any]]
-    """Keyword arguments of each upper layer's call, cut to the tail."""
+    """Keyword arguments of each upper layer's call, cut to the tails' T columns."""
     prefixes: list[_Prefix]
     cache_names: list[str]
+    packed: bool
+
+    @property
+    def pivots(self) -> Tensor:
+        """(B,) the rows' pivots among the N tokens."""
+        return self.layout.starts
 
     def run(self, changed: Tensor) -> Tensor:
-        """Hidden states (B, T, d) behind the last layer, with the pivot's state (B, d) replaced by ``changed``."""
+        """Hidden states (N, d) behind the last layer, with the pivots' states (B, d) replaced by ``changed``."""
         for state in self.walk(changed):  # noqa: B007 (the last is wanted)
             pass
         return state
 
     def walk(self, changed: Tensor) -> Iterator[Tensor]:
-        """The states (B, T, d) behind the changed layer, and then behind each layer above it."""
-        state = torch.cat([changed.unsqueeze(1), self.tail[:, 1:]], dim=1)
-        yield state
-        for layer, arguments, prefix, name in zip(
-            self.upper, self.arguments, self.prefixes, self.cache_names, strict=True
-        ):
-            state = hidden(layer(state, **arguments, **{name: prefix}))
-            yield state
+        """The states (N, d) behind the changed layer, and then behind each layer above it."""
+        flat = self.tail.index_put((self.pivots,), changed)
+        yield flat
+        state = flat[None] if self.packed else self.layout.pad(flat)
+        for layer, call in zip(self.upper, self._calls, strict=True):
+            with packed_attention(self.config, self.layout) if self.packed else nullcontext():
+                state = hidden(layer(state, **call))
+            yield state[0] if self.packed else self.layout.pack(state)
+
+    @cached_property
+    def _calls(self) -> list[dict[str, Any]]:
+        """What each upper layer is called with beside the states."""
+        size, calls = len(self.outputs), []
+        for arguments, prefix, name in zip(self.arguments, self.prefixes, self.cache_names, strict=True):
+            call = dict(arguments)
+            if self.packed:
+                prefix = _Prefix(prefix.keys, prefix.values, self.layout)
+                call = {
+                    key: value if key == "attention_mask" else _per_row(value, size, lambda t: self.layout.pack(t)[None])
+                    for key, value in arguments.items()
+                }
+            calls.append(call | {name: prefix})
+        return calls
 
     def select(self, rows: Tensor) -> Replay:
         """The same for some of the rows (int64 indices)."""
-        size = self.tail.shape[0]
+        size = len(self.outputs)
+        layout = Layout.of(self.layout.lengths[rows], rows.device)
+        columns = layout.token.shape[1]
 
         def chosen(call: dict[str, Any]) -> dict[str, Any]:
             return {name: _per_row(value, size, lambda t: t[rows]) for name, value in call.items()}
 
-        return Replay(
-            self.tail[rows],
-            self.outputs[rows],
-            self.upper,
-            [chosen(call) for call in self.arguments],
-            [_Prefix(prefix.keys[rows], prefix.values[rows]) for prefix in self.prefixes],
-            self.cache_names,
+        return replace(
+            self,
+            tail=self.tail[self.layout.tokens_of(rows)],
+            outputs=self.outputs[rows],
+            layout=layout,
+            arguments=[_cut(chosen(call), len(rows), 0, columns) for call in self.arguments],
+            prefixes=[_Prefix(prefix.keys[rows], prefix.values[rows]) for prefix in self.prefixes],
         )
 
 
@@ -111,6 +143,7 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Re
         _windows(adapter, real),
         capture_calls(upper) as calls,
         capture_output(adapter.layer(layer)) as states,
+        capture_output(upper[0]) as above,
         capture_output(adapter.projection(layer)) as outputs,
     ):
         adapter.backbone(
@@ -122,15 +155,29 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Re
     for i in range(layer + 1, adapter.n_layers):
         stored: Any = cache.layers[i]
         prefixes.append(_Prefix(stored.keys[:, :, :width].clone(), stored.values[:, :, :width].clone()))
-    arguments = [
-        {
-            name: _cut(name, value, len(rows), width)
-            for name, value in call.items()
-            if name not in ("hidden_states", cached)
-        }
+    given = [
+        {name: value for name, value in call.items() if name not in ("hidden_states", cached)}
         for call, cached in zip(calls, names, strict=True)
     ]
-    return Replay(states[0][:, width:].clone(), outputs[0][:, width].clone(), upper, arguments, prefixes, names)
+    arguments = [_cut(call, len(rows), width, width + tail) for call in given]
+    layout = Layout.of([len(row.ids) - row.pivot for row in rows], adapter.device)
+    flat = layout.pack(states[0][:, width:])
+    found = Replay(
+        *(flat, outputs[0][:, width].clone(), layout, adapter.model.config, upper, arguments, prefixes, names),
+        packed=can_pack(adapter.model.config),
+    )
+    return found if _as_recorded(found, layout.pack(above[0][:, width:])) else replace(found, packed=False)
+
+
+def _as_recorded(replay: Replay, above: Tensor) -> bool:
+    """Whether the first upper layer puts out what it did, (N, d); one whose attention is its own cannot, packed."""
+    if not replay.packed:
+        return True
+    try:
+        _, again = islice(replay.walk(replay.tail[replay.pivots]), 2)
+    except (RuntimeError, TypeError, ValueError):  # shapes that its own attention cannot take
+        return False
+    return bool((again - above).norm() <= torch.finfo(above.dtype).eps ** 0.5 * above.norm())
 
 
 @contextmanager
@@ -166,13 +213,18 @@ def _attention_mask(real: Tensor, dtype: torch.dtype, *, window: int | None) -> 
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min).unsqueeze(1)
 
 
-def _cut(name: str, value: Any, size: int, width: int) -> Any:
-    """A layer argument restricted to the tail's columns."""
-    if name == "attention_mask":
-        return value[:, :, width:]
-    if name == "use_cache":
-        return True
-    return _per_row(value, size, lambda t: t[:, width:])
+def _cut(call: dict[str, Any], size: int, start: int, end: int) -> dict[str, Any]:
+    """A layer's arguments of ``size`` rows restricted to the tail's columns, ``start`` to ``end``."""
+    cut = {}
+    for name, value in call.items():
+        if name == "attention_mask":
+            columns = value.shape[-1] - value.shape[-2] + end  # keys: those before the tail, and its own
+            cut[name] = value[:, :, start:end, :columns]
+        elif name == "use_cache":
+            cut[name] = True
+        else:
+            cut[name] = _per_row(value, size, lambda t: t[:, start:end])
+    return cut
 
 
 def _per_row(value: Any, size: int, take: Any) -> Any:

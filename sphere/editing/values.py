@@ -62,7 +62,7 @@ def target_values(
     settings: ValueSettings,
     token_budget: int = DEFAULT_TOKEN_BUDGET,
 ) -> Targets:
-    """z for each request at ``layer``; requests of like tails are grouped under ``token_budget`` padded tokens.
+    """z for each request at ``layer``; as many at once as ``token_budget`` padded tokens hold.
 
     Raises InputError if ``layer`` is the model's last, NumericalError if a loss is not finite.
     """
@@ -72,7 +72,6 @@ def target_values(
         )
     encoded = [encode_in_contexts(tokenizer, request, contexts, target=True) for request in requests]
     lengths = [len(rows) * max(len(row.ids) for row in rows) for rows in encoded]
-    tails = [max(len(row.ids) - _pivot(row) for row in rows) for rows in encoded]  # what every step runs again
     values = torch.empty(adapter.model.config.hidden_size, len(requests), dtype=torch.float64, device=adapter.device)
     losses, steps = torch.empty(len(requests)), torch.empty(len(requests), dtype=torch.long)
 
@@ -83,7 +82,7 @@ def target_values(
         ).run()
         values[:, batch], losses[batch], steps[batch] = found.values, found.losses, found.steps
 
-    run_in_batches(lengths, run, token_budget=token_budget, alike=tails)
+    run_in_batches(lengths, run, token_budget=token_budget)
     return Targets(values, losses, steps)
 
 
@@ -100,20 +99,18 @@ class _Optimisation:
         settings: ValueSettings,
     ) -> None:
         self.adapter, self.settings, self.requests, self.layer = adapter, settings, requests, layer
-        rows = [row for group in encoded for row in group]
+        texts = [row for group in encoded for row in group]
         self.count = len(encoded[0])  # contexts a request
-        device = adapter.device
-        self.texts = record(adapter, [Row(row.ids[:-1], _pivot(row)) for row in rows], layer=layer, pad=PAD)
-        self.labels = _Labels.of(rows, device)
         prompts = encode_many(tokenizer, [(KL_PROMPT.replace("{}", r.subject), None, len(r.subject)) for r in requests])
-        self.prompts = record(
-            adapter, [Row(row.ids[: _pivot(row) + 1], _pivot(row)) for row in prompts], layer=layer, pad=PAD
-        )
+        rows = [Row(row.ids[:-1], _pivot(row)) for row in texts]
+        rows += [Row(row.ids[: _pivot(row) + 1], _pivot(row)) for row in prompts]  # one token each
+        self.replay = record(adapter, rows, layer=layer, pad=PAD)
+        self.labels = _Labels.of(texts, adapter.device)
         self.dtype = torch.promote_types(adapter.dtype, torch.float32)
-        with torch.no_grad():
-            self.clean = self._log_probabilities(self.prompts.run(self.prompts.tail[:, 0])[:, 0])  # (n, V)
-        self.initial = self.texts.tail[:: self.count, 0].to(self.dtype)  # (n, d): the bare context comes first
-        self.outputs = self.texts.outputs[:: self.count].to(self.dtype)  # (n, d) of the MLP, there
+        self.clean: Tensor | None = None  # (n, V) log probabilities behind the prompts, once they have been run
+        first = slice(0, len(texts), self.count)  # of each request, the text of the bare context
+        self.initial = self.replay.tail[self.replay.pivots[first]].to(self.dtype)  # (n, d)
+        self.outputs = self.replay.outputs[first].to(self.dtype)  # (n, d) of the MLP, there
         measured = adapter.arrives(layer, self.outputs) if settings.relative_to == "mlp" else self.initial
         self.scale = measured.norm(dim=1)  # (n,) what clamp and decay are relative to
 
@@ -127,7 +124,7 @@ class _Optimisation:
         here = torch.arange(n, device=device)  # the requests that are not finished
         limit = self.settings.clamp_norm_factor * self.scale[:, None]
         for step in range(1, self.settings.steps + 1):
-            loss, gradient, likeliest = self._loss(delta)
+            loss, gradient, likeliest = self._loss(delta, last=step == self.settings.steps)
             if not torch.isfinite(loss).all():
                 bad = self.requests[int(here[~torch.isfinite(loss)][0])]
                 raise NumericalError(f"case {bad.case_id} has no finite loss: lower values.lr or use float32")
@@ -152,44 +149,54 @@ class _Optimisation:
         reached = self.adapter.reachable(self.layer, outputs, final)
         return Targets((start + reached).T.double(), losses.float().cpu(), steps.cpu())
 
-    @torch.enable_grad()
-    def _loss(self, delta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _loss(self, delta: Tensor, *, last: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Of each running request: loss (n,), its gradient (n, d), and whether its target is the likeliest text (n,).
 
         It is where each of its tokens is the likeliest behind those before it, in every context (arXiv 2502.01636).
+        The gradient behind the ``last`` step is zero: nobody moves by it.
         """
-        delta = delta.detach().requires_grad_(True)
+        with torch.set_grad_enabled(not last):
+            delta = delta.detach().requires_grad_(not last)
+            loss, likeliest = self._forward(delta)
+            gradient = torch.zeros_like(delta) if last else torch.autograd.grad(loss.sum(), delta)[0]
+        return loss.detach(), gradient, likeliest
+
+    def _forward(self, delta: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss (n,) at ``delta`` (n, d), and whether each target is the likeliest text (n,)."""
+        n, pivots = len(delta), self.replay.pivots
         moved = self.adapter.reachable(self.layer, self.outputs, delta)
-        spread = moved.repeat_interleave(self.count, dim=0)
-        clean = self.texts.tail[:, 0]
-        states = self.texts.run(clean + spread.to(clean.dtype))  # (n * contexts, T, d)
-        log_p = self._log_probabilities(states[self.labels.row, self.labels.column])  # (labels, V)
-        nll = -log_p.gather(1, self.labels.token[:, None]).squeeze(1)
-        per_text = torch.zeros(len(states), device=nll.device, dtype=nll.dtype).index_add(
-            0, self.labels.row, nll / self.labels.length[self.labels.row]
+        spread = torch.cat([moved.repeat_interleave(self.count, dim=0), moved])  # the texts', then the prompts'
+        clean = self.replay.tail[pivots]
+        states = self.replay.run(clean + spread.to(clean.dtype))  # (N, d)
+        labels = self.labels
+        read = torch.cat([pivots[labels.row] + labels.column, pivots[-n:]])
+        log_p, after = self._log_probabilities(states[read]).split([len(labels.row), n])  # (labels, V), (n, V)
+        nll = -log_p.gather(1, labels.token[:, None]).squeeze(1)
+        texts = n * self.count
+        per_text = torch.zeros(texts, device=nll.device, dtype=nll.dtype).index_add(
+            0, labels.row, nll / labels.length[labels.row]
         )
         loss = per_text.view(-1, self.count).mean(1)
-        missed = (log_p.argmax(1) != self.labels.token).long()
-        missed = torch.zeros(len(states), device=nll.device, dtype=torch.long).index_add(0, self.labels.row, missed)
+        missed = (log_p.argmax(1) != labels.token).long()
+        missed = torch.zeros(texts, device=nll.device, dtype=torch.long).index_add(0, labels.row, missed)
         likeliest = missed.view(-1, self.count).sum(1) == 0
-        clean = self.prompts.tail[:, 0]
-        after = self._log_probabilities(self.prompts.run(clean + moved.to(clean.dtype))[:, 0])
+        if self.clean is None:  # the first step: nothing has moved yet
+            self.clean = after.detach()
         kl = (after.exp() * (after - self.clean)).sum(1)  # after || before, ROME's equation 4
         decay = delta.norm(dim=1) / self.scale**2
-        loss = loss + self.settings.kl_factor * kl + self.settings.weight_decay * decay
-        (gradient,) = torch.autograd.grad(loss.sum(), delta)
-        return loss.detach(), gradient, likeliest
+        return loss + self.settings.kl_factor * kl + self.settings.weight_decay * decay, likeliest
 
     def _log_probabilities(self, states: Tensor) -> Tensor:
         logits = self.adapter.logits(self.adapter.final_norm(states))
         return logits.to(self.dtype).log_softmax(-1)
 
     def _keep(self, keep: Tensor) -> None:
-        """Drop all requests but ``keep`` from the recorded batch."""
+        """Drop all requests but ``keep``."""
         rows = (keep[:, None] * self.count + torch.arange(self.count, device=keep.device)).flatten()
-        self.texts, self.labels = self.texts.select(rows), self.labels.select(rows)
-        self.prompts, self.clean, self.scale = self.prompts.select(keep), self.clean[keep], self.scale[keep]
-        self.outputs = self.outputs[keep]
+        prompts = len(self.scale) * self.count + keep
+        self.replay, self.labels = self.replay.select(torch.cat([rows, prompts])), self.labels.select(rows)
+        self.clean = None if self.clean is None else self.clean[keep]
+        self.scale, self.outputs = self.scale[keep], self.outputs[keep]
 
 
 def _pivot(row: Encoded) -> int:

@@ -13,8 +13,6 @@ KEPT_SHARE = 8
 """A pass that keeps what gradients need takes this part of the tokens of one that does not."""
 CHUNK = 512
 """Positions whose logits are there at once, where a text's loss is taken."""
-ALIKE = 0.75
-"""Least of the sizes of rows in a batch, as a share of the largest: so much of a padded batch is no padding."""
 
 
 def run_in_batches(
@@ -22,25 +20,20 @@ def run_in_batches(
     run: Callable[[list[int]], None],
     *,
     token_budget: int,
-    alike: Sequence[int] | None = None,
 ) -> None:
     """Call ``run`` on lists of row indices, longest rows first, so that rows x longest row <= ``token_budget``.
-
-    ``alike`` is another size of each row, such as the part that is run many times: rows are ordered by it first, and
-    no batch holds one below ``ALIKE`` of its largest.
 
     ``run`` must store its own results, since a batch that runs out of memory is run again in halves. One row is always
     tried, whatever the budget; a single row that does not fit raises the out-of-memory error it met.
     """
     if token_budget < 1:
         raise ValueError(f"token_budget {token_budget} must be at least 1")
-    alike = [1] * len(lengths) if alike is None else alike
-    order = sorted(range(len(lengths)), key=lambda i: (-alike[i], -lengths[i]))
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):
         batch, longest = order[start : start + 1], lengths[order[start]]
         for i in order[start + 1 :]:
-            if (len(batch) + 1) * max(longest, lengths[i]) > token_budget or alike[i] < ALIKE * alike[batch[0]]:
+            if (len(batch) + 1) * max(longest, lengths[i]) > token_budget:
                 break
             batch.append(i)
             longest = max(longest, lengths[i])
