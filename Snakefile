@@ -15,6 +15,7 @@ include: "workflow/rules/edit.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/general_ability.smk"
 include: "workflow/rules/neutral.smk"
+include: "workflow/rules/measure.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plan.smk"
 

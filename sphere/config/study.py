@@ -43,8 +43,8 @@ class StudyConfig(Settings):
     """Edits made at once."""
     checkpoints: Annotated[tuple[Positive, ...], Field(min_length=1)]
     """Edits made when the state is kept and evaluated; the last is the stream's length."""
-    evaluate: Literal["stream", "checkpoint"] = "checkpoint"
-    """One evaluation job for a whole stream (small models: fewer starts) or one for each checkpoint."""
+    jobs: Literal["stream", "checkpoint"] = "checkpoint"
+    """Two jobs a stream, one that edits and one that measures (small models: fewer starts), or some a checkpoint."""
     evaluate_records: Positive | None = None
     """Edits that an evaluation takes, evenly spread over those made so far; null takes all."""
     keep_states: bool = True

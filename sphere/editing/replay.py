@@ -92,14 +92,13 @@ class Replay:
     def _calls(self) -> list[dict[str, Any]]:
         """What each upper layer is called with beside the states."""
         size, calls = len(self.outputs), []
+        pack = lambda value: self.layout.pack(value)[None]  # noqa: E731
         for arguments, prefix, name in zip(self.arguments, self.prefixes, self.cache_names, strict=True):
             call = dict(arguments)
             if self.packed:
                 prefix = _Prefix(prefix.keys, prefix.values, self.layout)
-                call = {
-                    key: value if key == "attention_mask" else _per_row(value, size, lambda t: self.layout.pack(t)[None])
-                    for key, value in arguments.items()
-                }
+                rest = {key: value for key, value in arguments.items() if key != "attention_mask"}
+                call |= {key: _per_row(value, size, pack) for key, value in rest.items()}
             calls.append(call | {name: prefix})
         return calls
 

@@ -15,15 +15,17 @@ from typing import Any, TextIO
 from sphere.errors import InputError, NumericalError, refused_by_machine
 from sphere.progress import telling
 from sphere.study.provenance import StaleArtifact, lineage, machine, record, same_settings
+from sphere.study.unfinished import Unfinished
 
 
 @contextmanager
-def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = None) -> Iterator[None]:
+def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = None) -> Iterator[Unfinished]:
     """Run the body of a workflow script.
 
     All output goes to the rule's log. Before the body every input is verified against its provenance, and the inputs
     against each other, except those named in ``sources``: a user's own files, which have none. The input named
-    ``continues``, where it is given, must have been made with this job's own settings.
+    ``continues``, where it is given, must have been made with this job's own settings. The body gets a place for what
+    it finishes before its end, which the next start finds (``Unfinished``); a body of one piece needs none.
     After the body each output gets its provenance, with the wall seconds of the body and the machine. Bad input ends
     the job with one line and status 2, a full disk and the like with one line and status 1, anything else with a
     traceback and status 1; what the log does not take goes to the terminal.
@@ -36,11 +38,13 @@ def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = 
             ancestors = lineage(made, sources=own)
             for path in paths(snakemake.input.get(continues)) if continues else []:
                 same_settings(path, settings)
+            what = {"rule": snakemake.rule, "wildcards": dict(snakemake.wildcards.items())}
+            unfinished = Unfinished(list(snakemake.output), what, settings, ancestors)
             start = time.perf_counter()
-            yield
+            yield unfinished
             sys.stdout.flush()  # a log that takes nothing fails the job before its outputs are recorded
-            what = {"rule": snakemake.rule, "wildcards": dict(snakemake.wildcards.items()),
-                    "seconds": round(time.perf_counter() - start, 2), "machine": machine()}  # fmt: skip
+            unfinished.move()
+            what |= {"seconds": round(time.perf_counter() - start, 2), "machine": machine()}
             for path in snakemake.output:
                 record(path, job=what, settings=settings, ancestors=ancestors)
         except (InputError, NumericalError) as error:

@@ -135,6 +135,14 @@ def verify(path: str | Path) -> dict[str, Any]:
     return recorded
 
 
+def made_from(path: str | Path, settings: Mapping[str, Any], ancestors: Mapping[Path, str]) -> bool:
+    """Whether ``path`` was made by this code, with these settings and from these ancestors; errors as of ``verify``."""
+    recorded, here = verify(path), Path(path).resolve().parent
+    near = {Path(os.path.normpath(here / relative)): sha for relative, sha in recorded["ancestors"].items()}
+    same_code = recorded["code"].get("sources") == sources_digest()
+    return same_code and recorded["settings_sha256"] == config_digest(settings) and near == dict(ancestors)
+
+
 def lineage(artefacts: Iterable[str | Path], *, sources: Iterable[str | Path] = ()) -> dict[Path, str]:
     """Every artefact that these were made from, themselves included: absolute path -> sha256.
 

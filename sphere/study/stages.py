@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,37 @@ from sphere.models.loading import LoadedModel, load
 from sphere.models.precision import diverged_may_miss
 from sphere.progress import track
 
+Incident = tuple[int, int, str, str]
+"""A row of incidents.csv."""
 
-def edit_segment(
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a stream's state after so many ``edits`` goes, and the rows of what was measured since the one before."""
+
+    edits: int
+    state: Path
+    energy: Path
+    """One row a measured batch, the last among them, and layer; batch 0 is the unedited model."""
+    timing: Path
+    """One row a batch and phase, in wall seconds."""
+    incidents: Path
+    cost: Path
+
+    def write(self, state: EditState, records: Sequence[Record], incidents: Sequence[Incident]) -> None:
+        state.save(self.state)
+        energy = [row for record in records for row in record.energy]
+        write_csv(pd.DataFrame(energy, columns=list(ENERGY_COLUMNS)), self.energy)
+        timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
+        write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), self.timing)
+        write_csv(pd.DataFrame(incidents, columns=list(INCIDENT_COLUMNS)), self.incidents)
+        write_csv(pd.DataFrame([(state.position, *_peaks(), *state.sizes())], columns=list(COST_COLUMNS)), self.cost)
+
+
+def edit_stream(
     model: Path,
     stream: Path,
+    checkpoints: Sequence[Checkpoint],
     *,
     method: str,
     hyperparameters: Mapping[str, Any],
@@ -48,38 +75,24 @@ def edit_segment(
     spectra: Sequence[Path],
     targets: Sequence[Path] = (),
     previous: Path | None,
-    upto: int,
     batch_size: int,
     energy_every: int,
     seed: int,
-    out_state: Path,
-    out_energy: Path,
-    out_timing: Path,
-    out_incidents: Path,
-    out_cost: Path,
+    on_written: Callable[[Checkpoint], None] = lambda _: None,
 ) -> None:
-    """Edit the stream from where ``previous`` stands (its start without one) to ``upto`` edits.
+    """Edit the stream from where ``previous`` stands (its start without one) to each checkpoint in turn, and write it.
 
-    Writes the new state, energy.csv (one row a measured batch, the last among them, and layer; batch 0 is the unedited
-    model), timing.csv (one row a batch and phase, in wall seconds), incidents.csv and cost.csv. A stream whose numbers
-    stay unusable in higher precision stops there: its state says so, and every later segment passes that state on.
+    A stream whose numbers stay unusable in higher precision stops there: its state says so, and every later checkpoint
+    passes that state on.
     """
-    records: list[Record] = []
-    incidents: list[tuple[int, int, str, str]] = []
     state = None if previous is None else EditState.load(previous)
-
-    def write(state: EditState) -> None:
-        state.save(out_state)
-        energy = [row for record in records for row in record.energy]
-        write_csv(pd.DataFrame(energy, columns=list(ENERGY_COLUMNS)), out_energy)
-        timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
-        write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), out_timing)
-        write_csv(pd.DataFrame(incidents, columns=list(INCIDENT_COLUMNS)), out_incidents)
-        write_csv(pd.DataFrame([(state.position, *_peaks(), *state.sizes())], columns=list(COST_COLUMNS)), out_cost)
 
     if state is not None and state.stopped:
         print(f"the stream stopped after {state.position} edits: {state.stopped}", flush=True)
-        return write(state)
+        for checkpoint in checkpoints:
+            checkpoint.write(state, [], [])
+            on_written(checkpoint)
+        return
     chosen = resolve(method, hyperparameters=hyperparameters)
     for remark in chosen.remarks:
         print(remark, flush=True)
@@ -98,26 +111,30 @@ def edit_segment(
         seed=seed,
         state=state,
         energy_every=energy_every,
-        energy_at=(upto,),
+        energy_at=tuple(checkpoint.edits for checkpoint in checkpoints),
     )
-    if state is None:
-        records.append(editor.first_record())
-    position = state.position if state else 0
-    for start in track(range(position, upto, batch_size), f"{method}: batches to {upto} edits"):
-        batch, stopped = requests[start : min(start + batch_size, upto)], ""
-        try:
-            editor.run(batch, batch_size=batch_size, on_batch=records.append)
-        except NumericalError as error:
-            stopped = str(error)
-        failure = stopped or records[-1].retried
-        if failure:
-            incidents.append((start, start // batch_size + 1, "stopped" if stopped else "retried", failure))
-            print(f"{incidents[-1][2]} after {start} edits: {failure}", flush=True)
-        elif records[-1].skipped:
-            incidents.append((start, start // batch_size + 1, "skipped", records[-1].skipped))
-        if stopped:
-            return write(replace(editor.state, stopped=stopped))
-    write(editor.state)
+    records = [editor.first_record()] if state is None else []
+    position, stopped = state.position if state else 0, ""
+    for checkpoint in checkpoints:
+        incidents: list[Incident] = []
+        todo = range(position, position if stopped else checkpoint.edits, batch_size)
+        for start in track(todo, f"{method}: batches to {checkpoint.edits} edits"):
+            batch = requests[start : min(start + batch_size, checkpoint.edits)]
+            try:
+                editor.run(batch, batch_size=batch_size, on_batch=records.append)
+            except NumericalError as error:
+                stopped = str(error)
+            failure = stopped or records[-1].retried
+            if failure:
+                incidents.append((start, start // batch_size + 1, "stopped" if stopped else "retried", failure))
+                print(f"{incidents[-1][2]} after {start} edits: {failure}", flush=True)
+            elif records[-1].skipped:
+                incidents.append((start, start // batch_size + 1, "skipped", records[-1].skipped))
+            if stopped:
+                break
+        checkpoint.write(replace(editor.state, stopped=stopped), records, incidents)
+        on_written(checkpoint)
+        records, position = [], checkpoint.edits
 
 
 ENERGY_COLUMNS = (
@@ -151,6 +168,7 @@ def evaluate_states(
     belief: bool = True,
     portability: bool = True,
     in_context: bool = False,
+    on_written: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
 
@@ -182,6 +200,7 @@ def evaluate_states(
                     portability=portability,
                 )
         write_csv(frame, out)
+        on_written(out)
         print(f"{out}: {len(frame)} records", flush=True)
 
 
@@ -200,6 +219,7 @@ def score_states(
     tasks: TaskSettings,
     include_paths: Iterable[Path] = (),
     data: Mapping[str, TaskData] | None = None,
+    on_written: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """General ability of each state, one CSV a state (without rows, where the stream stopped before its checkpoint).
 
@@ -219,6 +239,7 @@ def score_states(
                 num_fewshot=tasks.fewshot,
             )
         write_csv(frame, out)
+        on_written(out)
         print(f"{out}: {len(frame)} tasks", flush=True)
 
 
@@ -231,6 +252,7 @@ def measure_drift(
     load_settings: Mapping[str, Any],
     settings: NeutralSettings,
     skip: int,
+    on_written: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Bits a byte and drift of each state on ``texts``, one CSV a state (without rows, where the stream stopped before
     its checkpoint); without states, of the unedited model. The first ``skip`` texts are left out."""
@@ -246,6 +268,7 @@ def measure_drift(
         elif _put(loaded, state) is not None:
             frame = neutral.compare(parts, taken, neutral.states_of(parts, loaded.tokenizer, taken), unedited)
         write_csv(frame, out)
+        on_written(out)
         print(f"{out}: {len(frame)} metrics on {len(taken)} texts", flush=True)
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from .conftest import LONG, Drill
 KILLS = 20 if LONG else 2
 """Kills of streams under way, beside the one in training; a chain of at most ``CHAIN`` is one run of the study."""
 CHAIN = 10
-JOBS = 36
+JOBS = 24
 """Jobs of the smoke study behind its model."""
 FAULT, HOW = "the workflow is killed", "SIGKILL to its process group at random moments of the smoke study"
 SEEN = "It can be removed with the --unlock argument."
@@ -121,3 +122,27 @@ def test_killed_while_it_trains_the_model_is_that_of_a_run_left_alone(
             assert digest(path) == digest(finished.study / path.relative_to(place.study))
         assert leftovers(place) == []
         attempt.seen = SEEN
+
+
+def test_a_stream_that_is_killed_goes_on_behind_its_last_checkpoint(copied: Callable[[], Workplace]) -> None:
+    place = copied()
+    stream = place.study / "smoke" / "counterfact" / "sphere" / "seed0"
+    states = [stream / f"edits{edits}" / "state.safetensors" for edits in (4, 8)]
+    before = [digest(state) for state in states]
+    shutil.rmtree(stream)
+    target = str((stream / "edits8" / "energy.csv").relative_to(place.folder))
+    kept = stream / "unfinished" / "edit" / "edits4" / "provenance" / "cost.csv.json"
+    process = place.start(target)
+    while not kept.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not states[0].exists()
+    assert place.snakemake("--unlock").status == 0
+    run = place.snakemake("--rerun-incomplete", target)
+    assert run.status == 0, run.output[-3000:]
+    log = place.study / "logs" / "smoke" / "counterfact" / "sphere" / "seed0" / "edit.log"
+    assert "edits4/state.safetensors: finished before" in log.read_text(encoding="utf-8")
+    assert [digest(state) for state in states] == before
+    assert not (stream / "unfinished").exists()

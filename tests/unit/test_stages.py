@@ -23,6 +23,7 @@ from sphere.editing.spectra import save_directions, save_null_space
 from sphere.editing.state import EditState
 from sphere.editing.stats import collect_statistics
 from sphere.evaluation import general_ability, metrics
+from sphere.files import digest
 from sphere.models.adapters import adapter
 from sphere.models.loading import LoadedModel
 from sphere.report.tables import build, gather
@@ -30,8 +31,9 @@ from sphere.study import stages
 from sphere.study.stages import (
     COST_COLUMNS,
     INCIDENT_COLUMNS,
+    Checkpoint,
     compare_neurons,
-    edit_segment,
+    edit_stream,
     evaluate_states,
     score_states,
 )
@@ -62,12 +64,21 @@ def stream(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMake
     records = [{"subject": name, "src": f"What is {name}?", "answers": ["New York"]} for name in PEOPLE]
     (root / "stream.json").write_text(json.dumps(records))
 
-    def edit(method: str, *, energy_every: int = 1) -> list[Path]:
-        folders = [root / "zsre" / method / "seed0" / f"edits{edits}" for edits in CHECKPOINTS]
-        for i, folder in enumerate(folders):
-            edit_segment(
+    def edit(method: str, *, energy_every: int = 1, seed: int = 0, at_once: bool = False) -> list[Path]:
+        folders = [root / "zsre" / method / f"seed{seed}" / f"edits{edits}" for edits in CHECKPOINTS]
+        checkpoints = [
+            Checkpoint(
+                edits,
+                folder / "state.safetensors",
+                **{name: folder / f"{name}.csv" for name in ("energy", "timing", "incidents", "cost")},
+            )
+            for edits, folder in zip(CHECKPOINTS, folders, strict=True)
+        ]
+        for i, part in enumerate([checkpoints] if at_once else [[each] for each in checkpoints]):
+            edit_stream(
                 root / "model",
                 root / "stream.json",
+                part,
                 method=method,
                 hyperparameters={},
                 editing=EditSettings(layers=LAYERS, device="cpu", values=ValueSettings(steps=2)),
@@ -75,12 +86,9 @@ def stream(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMake
                 spectra=[root / f"{name}.safetensors" for name in resolve(method).spectra],
                 contexts=root / "contexts.json",
                 previous=folders[i - 1] / "state.safetensors" if i else None,
-                upto=CHECKPOINTS[i],
                 batch_size=1,
                 energy_every=energy_every,
                 seed=0,
-                out_state=folder / "state.safetensors",
-                **{f"out_{name}": folder / f"{name}.csv" for name in ("energy", "timing", "incidents", "cost")},
             )
         states = [folder / "state.safetensors" for folder in folders]
         outs = [folder / "editing.csv" for folder in folders]
@@ -121,6 +129,13 @@ def test_energy_is_measured_at_every_checkpoint_however_rarely_else(stream: Stre
     folders = stream("memit", energy_every=3)
     found = [pd.read_csv(folder / "energy.csv")["batch"].unique().tolist() for folder in folders]
     assert found == [[0, 2], [3, 4], [6]]
+
+
+@pytest.mark.parametrize("method", ["memit", "memit-seq", "prune", "sphere", "ft"])
+def test_a_stream_in_one_job_is_the_stream_in_segments(method: str, stream: Stream) -> None:
+    names = ("state.safetensors", "energy.csv", "incidents.csv", "editing.csv")
+    for one, other in zip(stream(method), stream(method, seed=1, at_once=True), strict=True):
+        assert [digest(one / name) for name in names] == [digest(other / name) for name in names]
 
 
 def test_what_is_kept_is_counted_and_memory_peaks(stream: Stream) -> None:

@@ -22,7 +22,7 @@ STUDIES = sorted(path.stem for path in (ROOT / "config" / "studies").glob("*.yam
 def test_every_study_can_be_planned(workplace: Workplace, study: str) -> None:
     run = workplace.snakemake("--dry-run", config=[f"study={study}"])
     assert run.status == 0, run.output[-3000:]
-    assert {"edit", "evaluate", "gather", "report"} <= run.jobs.keys()
+    assert {"edit", "measure", "gather", "report"} <= run.jobs.keys()
     found = plan(load_study(study, root=ROOT / "config"))
     counted = found.table().groupby("rule")["jobs"].sum().to_dict()
     assert counted == {rule: count for rule, count in run.jobs.items() if rule in RULES}
@@ -35,7 +35,7 @@ def test_the_plan_is_a_target(workplace: Workplace) -> None:
     run = workplace.snakemake("plan", "--quiet", "all", config=["study=smoke", "machine={cpu_tflops: 0.5}"])
     assert run.status == 0, run.output[-2000:]
     assert "0.5 TFLOPS of the CPU" in run.output
-    assert {"edit", "evaluate", "neurons"} <= set(pd.read_csv(workplace.study / "plan.csv")["rule"])
+    assert {"edit", "measure", "neurons"} <= set(pd.read_csv(workplace.study / "plan.csv")["rule"])
     run = workplace.snakemake("plan", "--quiet", "all", config=["study=paper", "machine={gpu_memory: 20}"])
     assert run.status == 1
     assert "the GPU has 20" in run.output
@@ -90,6 +90,7 @@ def test_a_mistake_stops_parsing_with_one_line(workplace: Workplace, file: str, 
 
 
 def test_the_chain_of_segments_starts_at_the_model_and_skips_no_checkpoint(workplace: Workplace) -> None:
+    workplace.change("studies/embedded.yaml", "jobs: stream", "jobs: checkpoint")
     run = workplace.snakemake("--dry-run", "--dag", config=["study=embedded"])
     assert run.status == 0
     ids = {job: label for job, label in re.findall(r"(\d+)\[label = \"(edit\b[^\"]*)", run.output)}

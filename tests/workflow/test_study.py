@@ -162,46 +162,45 @@ CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
         "models/smoke.yaml",
         "sphere: {nullspace_fraction: 0.9, alpha: 0.5}",
         "sphere: {nullspace_fraction: 0.9, alpha: 0.6}",
-        {"tune": 1, "sensitivity": 1, "edit": 4, "evaluate": 2, "ability": 2, "neutral": 2, "neurons": 1},
+        {"tune": 1, "sensitivity": 1, "edit": 2, "measure": 2, "neurons": 1},
     ),
     (  # the search of one method
         "models/smoke.yaml",
         "memit: {second_moment_weight: [5, 50]}",
         "memit: {second_moment_weight: [5, 40]}",
-        {"tune": 1, "edit": 4, "evaluate": 2, "ability": 2, "neutral": 2, "neurons": 1},
+        {"tune": 1, "edit": 2, "measure": 2, "neurons": 1},
     ),
     (  # how values are found: every edit, nothing before them
         "models/smoke.yaml",
         "steps: 20,",
         "steps: 21,",
-        {"tune": 2, "sensitivity": 1, "edit": 8, "evaluate": 4, "ability": 4, "neutral": 4, "neurons": 1},
+        {"tune": 2, "sensitivity": 1, "edit": 4, "measure": 4, "neurons": 1},
     ),
     (  # the contexts are an input of every edit
         "models/smoke.yaml",
         "contexts: {count: 2,",
         "contexts: {count: 3,",
-        {"contexts": 1, "tune": 2, "sensitivity": 1, "edit": 8, "neurons": 1}
-        | {"evaluate": 4, "ability": 4, "neutral": 4},
+        {"contexts": 1, "tune": 2, "sensitivity": 1, "edit": 4, "measure": 4, "neurons": 1},
     ),
     (  # general ability alone
         "studies/smoke.yaml",
         "limit: 10",
         "limit: 5",
-        {"ability": 4, "ability_pre_edited": 1},
+        {"measure": 4, "ability_pre_edited": 1},
     ),
     (  # what evaluation generates
         "studies/smoke.yaml",
         "  length: 24\n",
         "  length: 30\n",
-        {"evaluate": 4, "evaluate_pre_edited": 2, "evaluate_in_context": 2},
+        {"measure": 4, "evaluate_pre_edited": 2, "evaluate_in_context": 2},
     ),
     (  # how long an answer may be
         "studies/smoke.yaml",
         "tokens: 8",
         "tokens: 9",
-        {"evaluate": 4, "evaluate_pre_edited": 2, "evaluate_in_context": 2},
+        {"measure": 4, "evaluate_pre_edited": 2, "evaluate_in_context": 2},
     ),
-    ("studies/smoke.yaml", "passages: 8", "passages: 7", {"neutral": 4, "neutral_pre_edited": 1}),
+    ("studies/smoke.yaml", "passages: 8", "passages: 7", {"measure": 4, "neutral_pre_edited": 1}),
     (  # what a job asks of a machine changes no result
         "models/smoke.yaml",
         "device: cpu\n",
@@ -232,7 +231,7 @@ def test_a_second_seed_leaves_the_first_alone(finished: Workplace) -> None:
         run = finished.snakemake("--dry-run")
     finally:
         finished.change("studies/smoke.yaml", "seeds: [0, 1]", "seeds: [0]")
-    assert run.jobs == REPORTING | {"stream": 2, "edit": 8, "evaluate": 4, "ability": 4, "neutral": 4, "neurons": 1}
+    assert run.jobs == REPORTING | {"stream": 2, "edit": 4, "measure": 4, "neurons": 1}
     assert "seed 0" not in run.output
 
 

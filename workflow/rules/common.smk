@@ -34,10 +34,10 @@ PRE_EDITED = "pre-edited"
 IN_CONTEXT = "in-context"
 STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
 
-# An evaluation job takes all checkpoints of a stream, or each checkpoint has a job of its own.
-EVALUATED = [f"edits{edits}" for edits in STUDY.checkpoints] if STUDY.evaluate == "stream" else ["edits{edits}"]
-EVALUATION = "stream" if STUDY.evaluate == "stream" else "edits{edits}"
-LAST = {"edits": STUDY.edits} if STUDY.evaluate == "stream" else {}
+# A job edits or measures a whole stream, or one checkpoint of it.
+WHOLE_STREAMS = STUDY.jobs == "stream"
+PART = "" if WHOLE_STREAMS else "_{edits}"
+LAST = {"edits": STUDY.edits} if WHOLE_STREAMS else {}
 
 
 pathvars:
@@ -147,7 +147,9 @@ def neutral_texts(wildcards):
 
 
 def previous_state(wildcards):
-    """The state a segment starts from: that of the checkpoint before it, or none at the stream's start."""
+    """The state a job's edits start from: that of the checkpoint before, or none at the stream's start."""
+    if WHOLE_STREAMS:
+        return []
     index = STUDY.checkpoints.index(int(wildcards.edits))
     return f"<stream>/edits{STUDY.checkpoints[index - 1]}/state.safetensors" if index else []
 
@@ -196,9 +198,9 @@ def frozen_targets(dataset=None):
     return find
 
 
-def evaluated(name):
-    """The files called ``name`` of the checkpoints that one evaluation job takes."""
-    return expand(f"{STREAM}/{{part}}/{name}", part=EVALUATED, allow_missing=True)
+def of_checkpoints(name):
+    """The files called ``name`` of all checkpoints of a stream."""
+    return expand(f"{STREAM}/edits{{edits}}/{name}", edits=STUDY.checkpoints, allow_missing=True)
 
 
 def over_streams(*names, edits=STUDY.checkpoints):

@@ -98,6 +98,11 @@ rule sensitivity:
         "../scripts/sensitivity.py"
 
 
+def edited(name):
+    """The files called ``name`` that one job of editing makes."""
+    return of_checkpoints(name) if WHOLE_STREAMS else f"{STREAM}/edits{{edits}}/{name}"
+
+
 rule edit:
     input:
         model="<study>/{model}/model",
@@ -109,11 +114,11 @@ rule edit:
         tuned=tuned,
         previous=previous_state,
     output:
-        state=kept("<stream>/edits{edits}/state.safetensors"),
-        energy=ensure("<stream>/edits{edits}/energy.csv", non_empty=True),
-        timing=ensure("<stream>/edits{edits}/timing.csv", non_empty=True),
-        incidents=ensure("<stream>/edits{edits}/incidents.csv", non_empty=True),
-        cost=ensure("<stream>/edits{edits}/cost.csv", non_empty=True),
+        state=kept(edited("state.safetensors")),
+        energy=ensure(edited("energy.csv"), non_empty=True),
+        timing=ensure(edited("timing.csv"), non_empty=True),
+        incidents=ensure(edited("incidents.csv"), non_empty=True),
+        cost=ensure(edited("cost.csv"), non_empty=True),
     params:
         hyperparameters=lambda wildcards: MODELS[wildcards.model].hyperparameters(wildcards.method),
         packages=lambda wildcards: WHOLE.packages(wildcards.model, wildcards.method),
@@ -121,17 +126,18 @@ rule edit:
         batch_size=STUDY.batch_size,
         energy_every=STUDY.energy_every,
     log:
-        "<logs>/{model}/{dataset}/{method}/seed{seed}/edit_{edits}.log",
+        f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/edit{PART}.log",
     benchmark:
-        "<benchmarks>/{model}/{dataset}/{method}/seed{seed}/edit_{edits}.tsv"
+        f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/edit{PART}.tsv"
     threads: 1
     resources:
-        mem_mb=planned("mem_mb", "edit"),
-        runtime=planned("runtime", "edit"),
+        mem_mb=planned("mem_mb", "edit", **LAST),
+        runtime=planned("runtime", "edit", **LAST),
         gpu=gpus,
     conda:
         "../../envs/edit.yaml"
     message:
-        "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: editing to {wildcards.edits} edits"
+        "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: editing to "
+        + (f"{STUDY.edits} edits" if WHOLE_STREAMS else "{wildcards.edits} edits")
     script:
         "../scripts/edit.py"

@@ -29,7 +29,7 @@ rule evaluate_pre_edited:
     message:
         "{wildcards.model}, {wildcards.dataset}: evaluating the unedited model"
     script:
-        "../scripts/evaluate.py"
+        "../scripts/measure.py"
 
 
 use rule evaluate_pre_edited as evaluate_in_context with:
@@ -47,23 +47,25 @@ use rule evaluate_pre_edited as evaluate_in_context with:
         "{wildcards.model}, {wildcards.dataset}: evaluating the unedited model with each new fact in its context"
 
 
-use rule evaluate_pre_edited as evaluate with:
-    input:
-        model="<study>/{model}/model",
-        stream="<study>/streams/{dataset}/seed{seed}.json",
-        references=of_dataset("references", world=["<study>/world/references.json"]),
-        word_weights=of_dataset("word_weights.0", "word_weights.1"),
-        states=evaluated("state.safetensors"),
-    output:
-        editing=ensure(evaluated("editing.csv"), non_empty=True),
-    log:
-        f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_{EVALUATION}.log",
-    benchmark:
-        f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_{EVALUATION}.tsv"
-    resources:
-        mem_mb=planned("mem_mb", "evaluate", **LAST),
-        runtime=planned("runtime", "evaluate", **LAST),
-        gpu=gpus,
-    priority: 1  # before further editing, so that a state goes as soon as it can
-    message:
-        "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: evaluating edits"
+if STUDY.jobs == "checkpoint":
+
+    use rule evaluate_pre_edited as evaluate with:
+        input:
+            model="<study>/{model}/model",
+            stream="<study>/streams/{dataset}/seed{seed}.json",
+            references=of_dataset("references", world=["<study>/world/references.json"]),
+            word_weights=of_dataset("word_weights.0", "word_weights.1"),
+            states="<stream>/edits{edits}/state.safetensors",
+        output:
+            editing=ensure("<stream>/edits{edits}/editing.csv", non_empty=True),
+        log:
+            f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_edits{{edits}}.log",
+        benchmark:
+            f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_edits{{edits}}.tsv"
+        resources:
+            mem_mb=planned("mem_mb", "evaluate"),
+            runtime=planned("runtime", "evaluate"),
+            gpu=gpus,
+        priority: 1  # before further editing, so that a state goes as soon as it can
+        message:
+            "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: evaluating edits"

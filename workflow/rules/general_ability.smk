@@ -32,26 +32,28 @@ rule ability_pre_edited:
     message:
         "{wildcards.model}: general ability of the unedited model"
     script:
-        "../scripts/general_ability.py"
+        "../scripts/measure.py"
 
 
-use rule ability_pre_edited as ability with:
-    input:
-        model="<study>/{model}/model",
-        tasks=MADE_TASKS,
-        own_tasks=OWN_TASKS,
-        data=[downloaded(row.name) for row in TASK_DATA.values()],
-        states=evaluated("state.safetensors"),
-    output:
-        ability=ensure(evaluated("general_ability.csv"), non_empty=True),
-    log:
-        f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_{EVALUATION}.log",
-    benchmark:
-        f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_{EVALUATION}.tsv"
-    resources:
-        mem_mb=planned("mem_mb", "ability", **LAST),
-        runtime=planned("runtime", "ability", **LAST),
-        gpu=gpus,
-    priority: 1  # before further editing, so that a state goes as soon as it can
-    message:
-        "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: general ability"
+if STUDY.jobs == "checkpoint":
+
+    use rule ability_pre_edited as ability with:
+        input:
+            model="<study>/{model}/model",
+            tasks=MADE_TASKS,
+            own_tasks=OWN_TASKS,
+            data=[downloaded(row.name) for row in TASK_DATA.values()],
+            states="<stream>/edits{edits}/state.safetensors",
+        output:
+            ability=ensure("<stream>/edits{edits}/general_ability.csv", non_empty=True),
+        log:
+            f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_edits{{edits}}.log",
+        benchmark:
+            f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_edits{{edits}}.tsv"
+        resources:
+            mem_mb=planned("mem_mb", "ability"),
+            runtime=planned("runtime", "ability"),
+            gpu=gpus,
+        priority: 1  # before further editing, so that a state goes as soon as it can
+        message:
+            "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: general ability"

@@ -1,4 +1,8 @@
 # Text that no edit is about: bits a byte, and how far the model has moved on it.
+TEXTS_TO_SKIP = 0 if STUDY.neutral and STUDY.neutral.file else STATISTICS_TEXTS
+OWN_TEXTS = ["texts"] if STUDY.neutral and STUDY.neutral.file else []
+
+
 rule neutral_pre_edited:
     input:
         model="<study>/{model}/model",
@@ -8,8 +12,8 @@ rule neutral_pre_edited:
     params:
         load=of_model(lambda model: model.load_settings()),
         neutral=STUDY.neutral.plain() if STUDY.neutral else None,
-        skip=0 if STUDY.neutral and STUDY.neutral.file else STATISTICS_TEXTS,
-        sources=["texts"] if STUDY.neutral and STUDY.neutral.file else [],
+        skip=TEXTS_TO_SKIP,
+        sources=OWN_TEXTS,
     log:
         f"<logs>/{{model}}/neutral_{PRE_EDITED}.log",
     benchmark:
@@ -24,24 +28,26 @@ rule neutral_pre_edited:
     message:
         "{wildcards.model}: the unedited model on neutral text"
     script:
-        "../scripts/neutral.py"
+        "../scripts/measure.py"
 
 
-use rule neutral_pre_edited as neutral with:
-    input:
-        model="<study>/{model}/model",
-        texts=neutral_texts,
-        states=evaluated("state.safetensors"),
-    output:
-        neutral=ensure(evaluated("neutral.csv"), non_empty=True),
-    log:
-        f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/neutral_{EVALUATION}.log",
-    benchmark:
-        f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/neutral_{EVALUATION}.tsv"
-    resources:
-        mem_mb=planned("mem_mb", "neutral", **LAST),
-        runtime=planned("runtime", "neutral", **LAST),
-        gpu=gpus,
-    priority: 1  # before further editing, so that a state goes as soon as it can
-    message:
-        "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: neutral text"
+if STUDY.jobs == "checkpoint":
+
+    use rule neutral_pre_edited as neutral with:
+        input:
+            model="<study>/{model}/model",
+            texts=neutral_texts,
+            states="<stream>/edits{edits}/state.safetensors",
+        output:
+            neutral=ensure("<stream>/edits{edits}/neutral.csv", non_empty=True),
+        log:
+            f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/neutral_edits{{edits}}.log",
+        benchmark:
+            f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/neutral_edits{{edits}}.tsv"
+        resources:
+            mem_mb=planned("mem_mb", "neutral"),
+            runtime=planned("runtime", "neutral"),
+            gpu=gpus,
+        priority: 1  # before further editing, so that a state goes as soon as it can
+        message:
+            "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: neutral text"

@@ -22,8 +22,8 @@ from sphere.config.machine import MachineSettings
 from sphere.config.model import ComputeSettings
 from sphere.editing.methods import resolve
 from sphere.study.configuration import Study
-from sphere.study.plan.costs import DOCUMENT, GIB, PYTHON, START, Costs
-from sphere.study.plan.jobs import CHARACTERS, Job
+from sphere.study.plan.costs import DOCUMENT, GIB, PYTHON, Costs
+from sphere.study.plan.jobs import CHARACTERS, START, Job
 from sphere.study.plan.shapes import BYTES
 
 
@@ -113,10 +113,10 @@ class Plan:
         """Most bytes on disk where one job edits or evaluates at a time.
 
         Evaluation goes before further editing (the rules' priority), so a stream has its newest state alone, beside the
-        one being written. A study that evaluates whole streams needs all their states.
+        one being written. A study with jobs of whole streams needs all their states.
         """
         states = [job for job in self.jobs if job.temporary]
-        if not states or self.study.study.evaluate == "stream":
+        if not states or self.study.study.jobs == "stream":
             return self.peak
         key = lambda job: (job.model, job.dataset, job.method)  # noqa: E731 (of a sort)
         newest = sum(
@@ -129,7 +129,7 @@ class Plan:
         return sum(job.seconds * job.count for job in self.jobs if job.gpu_least) / 3600
 
     def job(self, rule: str, *, model: str = "", dataset: str = "", method: str = "", edits: int = 0) -> Job:
-        """The jobs of ``rule`` with these wildcards; ``edits`` of an evaluation of a whole stream is its last."""
+        """The jobs of ``rule`` with these wildcards; ``edits`` of a job of a whole stream is its last."""
         return self._found[rule, model, dataset, method, edits]
 
     def asks(self, rule: str, **wildcards: Any) -> Asked:
@@ -284,8 +284,8 @@ class Plan:
 RULES = (
     *("extract_corpus", "fetch_model", "convert_gguf", "train_model", "known_facts", "contexts", "statistics"),
     *("null_space", "directions", "targets", "tune", "sensitivity", "edit", "evaluate_pre_edited"),
-    *("evaluate_in_context", "evaluate"),
-    *("ability_pre_edited", "ability", "neutral_pre_edited", "neutral", "neurons"),
+    *("evaluate_in_context", "evaluate", "ability_pre_edited", "ability"),
+    *("neutral_pre_edited", "neutral", "measure", "neurons"),
 )
 """Rules that are counted, in the order of a study."""
 COLUMNS = (

@@ -20,7 +20,7 @@ from sphere.editing.methods import Method
 from sphere.editing.solvers.base import ClosedFormSolver, GradientSolver
 from sphere.models.batching import CHUNK, DEFAULT_TOKEN_BUDGET, KEPT_SHARE
 from sphere.study.configuration import MADE_TASKS, Study
-from sphere.study.plan.jobs import COUNTERFACT, Job, Texts, texts_of
+from sphere.study.plan.jobs import COUNTERFACT, START, Job, Texts, one_after_the_other, texts_of
 from sphere.study.plan.shapes import Sizes, shape_of
 
 GIB = 2**30
@@ -31,8 +31,6 @@ FRAGMENTATION = 1.05
 """GPU memory that the allocator keeps, over what is in use."""
 PYTHON = {True: 4.0 * GIB, False: 0.7 * GIB}
 """Host memory of the process with its libraries, with a GPU and without."""
-START = 30.0
-"""Seconds a job takes to start."""
 PASS = 0.02
 """Seconds a forward pass takes at least, however small: launching its kernels."""
 EIGEN = 40
@@ -353,41 +351,48 @@ class Costs:
         return self._job("targets", least=least, files=self.folder, seconds=each, count=jobs)
 
     def edited(self, method: Method, name: str, dataset: str, seeds: int) -> Iterator[Job]:
-        """A stream's segments, evaluations and general-ability scores."""
+        """The jobs that edit a stream, and those that measure it."""
         study, texts = self.study, texts_of(dataset)
-        least, most = self.edit_memory(method)
-        files = self.editing_files(method)
-        many = self._edited(method)
         names: dict[str, Any] = {"dataset": dataset, "method": name, "count": seeds}
-        before = 0
-        for edits in study.checkpoints:
-            state = self.state_file(method, edits)
-            once = self.batch_seconds(method, texts, (before + edits - study.batch_size) / 2)
-            once += self.energy_seconds(many) / study.energy_every
-            yield self._job(
-                "edit",
-                least=least,
-                most=most,
-                files=files + 2 * state,
-                seconds=once * ceil((edits - before) / study.batch_size),
-                written=state,
-                temporary=not study.keep_states,
-                edits=edits,
-                **names,
-            )
-            before = edits
-        held = self.edited_model(many)
-        groups = [[edits] for edits in study.checkpoints] if study.evaluate == "checkpoint" else [study.checkpoints]
-        for group in groups:
-            seconds = sum(self.evaluation_seconds(self._taken(edits), texts) for edits in group)
-            weights = self.evaluated_weights(method)
-            left = sum(self.state_file(method, edits) - weights for edits in group)
-            read: dict[str, Any] = {"files": self.folder + weights, "checked": left}
-            yield self._evaluation(held, seconds, edits=group[-1], **read, **names)
-            if study.tasks is not None:
-                yield self._ability(held, len(group), edits=group[-1], **read, **names)
-            if study.neutral is not None:
-                yield self._neutral(held, len(group), edits=group[-1], **read, **names)
+        starts = (0, *study.checkpoints[:-1])
+        ends = zip(starts, study.checkpoints, strict=True)
+        segments = [self._segment(method, texts, *each, names) for each in ends]
+        if study.jobs == "checkpoint":
+            yield from segments
+            for edits in study.checkpoints:
+                yield from self._measurements(method, texts, edits, names)
+            return
+        measured = [job for edits in study.checkpoints for job in self._measurements(method, texts, edits, names)]
+        yield one_after_the_other(segments, rule="edit")
+        yield one_after_the_other(measured, rule="measure")
+
+    def _segment(self, method: Method, texts: Texts, before: int, edits: int, names: dict[str, Any]) -> Job:
+        """Editing from ``before`` to ``edits`` edits."""
+        least, most = self.edit_memory(method)
+        state = self.state_file(method, edits)
+        once = self.batch_seconds(method, texts, (before + edits - self.study.batch_size) / 2)
+        once += self.energy_seconds(self._edited(method)) / self.study.energy_every
+        return self._job(
+            "edit",
+            least=least,
+            most=most,
+            files=self.editing_files(method) + 2 * state,
+            seconds=once * ceil((edits - before) / self.study.batch_size),
+            written=state,
+            temporary=not self.study.keep_states,
+            edits=edits,
+            **names,
+        )
+
+    def _measurements(self, method: Method, texts: Texts, edits: int, names: dict[str, Any]) -> Iterator[Job]:
+        """Everything that is measured of the state after ``edits`` edits."""
+        held, weights = self.edited_model(self._edited(method)), self.evaluated_weights(method)
+        read = {"files": self.folder + weights, "checked": self.state_file(method, edits) - weights, "edits": edits}
+        yield self._evaluation(held, self.evaluation_seconds(self._taken(edits), texts), **read, **names)
+        if self.study.tasks is not None:
+            yield self._ability(held, 1, **read, **names)
+        if self.study.neutral is not None:
+            yield self._neutral(held, 1, **read, **names)
 
     def pre_edited(self, dataset: str) -> Job:
         seconds = self.evaluation_seconds(self._taken(self.study.edits), texts_of(dataset))

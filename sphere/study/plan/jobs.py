@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 CHARACTERS = 4
 """Bytes of text a token."""
+START = 30.0
+"""Seconds a job takes to start."""
 
 
 @dataclass(frozen=True)
@@ -52,3 +55,17 @@ class Job:
     """What one job leaves on disk."""
     temporary: bool = False
     """Whether that is removed once it was continued from and evaluated."""
+
+
+def one_after_the_other(jobs: Sequence[Job], *, rule: str) -> Job:
+    """One job that does what these do, in one process."""
+    return replace(
+        jobs[-1],
+        rule=rule,
+        edits=max(job.edits for job in jobs),
+        gpu_least=max(job.gpu_least for job in jobs),
+        gpu_most=max(job.gpu_most for job in jobs),
+        host=max(job.host for job in jobs),
+        seconds=sum(job.seconds for job in jobs) - START * (len(jobs) - 1),
+        written=sum(job.written for job in jobs),
+    )

@@ -1,0 +1,56 @@
+"""What a job that makes several things has finished, kept where its next start finds it. No torch import.
+
+A workflow engine removes the outputs of a job that did not end. A job that edits a whole stream therefore writes each
+checkpoint beside its outputs first, with its provenance, and moves all of them at its end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sphere.errors import InputError
+from sphere.study.provenance import made_from, record, sidecar
+
+FOLDER = "unfinished"
+
+
+class Unfinished:
+    """A folder beside a job's ``outputs`` that holds those of them that are finished before the job ends."""
+
+    def __init__(
+        self, outputs: Sequence[str], job: Mapping[str, Any], settings: Mapping[str, Any], ancestors: Mapping[Path, str]
+    ) -> None:
+        self.outputs = [Path(path) for path in outputs]
+        self.root = Path(os.path.commonpath([path.parent for path in self.outputs]))
+        self.folder = self.root / FOLDER / str(job["rule"])
+        self._made: dict[str, Any] = {"job": job, "settings": settings, "ancestors": ancestors}
+
+    def path(self, output: str | Path) -> Path:
+        """Where ``output`` is written until the job ends."""
+        return self.folder / Path(output).relative_to(self.root)
+
+    def has(self, outputs: Iterable[str | Path]) -> bool:
+        """Whether an earlier start of this very job finished all of these: same code, settings and ancestors."""
+        given = self._made["settings"], self._made["ancestors"]
+        try:
+            return all(sidecar(self.path(o)).exists() and made_from(self.path(o), *given) for o in outputs)
+        except InputError:  # changed since, or of another version
+            return False
+
+    def finish(self, outputs: Iterable[str | Path]) -> None:
+        """What has been written to the paths of these is whole: a later start goes on behind it."""
+        for output in outputs:
+            record(self.path(output), **self._made)
+
+    def move(self) -> None:
+        """Put everything that was written here where it belongs."""
+        for output in self.outputs:
+            if (here := self.path(output)).exists():
+                os.replace(here, output)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
+            self.folder.parent.rmdir()
