@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sphere.data.facts.tables import Fact, Relation, counted, said
+from sphere.data.fields import question
 from sphere.errors import InputError
 
 MOST_NEIGHBOURS = 10
@@ -38,10 +39,10 @@ def divide(
 ) -> Division:
     """Keep ``neighbours`` facts of every object, hold ``held_out`` back for tuning, and let the rest be edited.
 
-    An object with no more facts than that has none to edit. Of the relations ``one_to_one``, whose objects have one fact
-    each, half of the facts are kept, so that every edited fact can have a new object of its own. Of a relation with more than half of all that could be
-    edited, the rest of its facts are left alone. Raises InputError, with how many facts there are of which
-    relations, if fewer than ``held_out`` can be edited.
+    An object with no more facts than that has none to edit. Of the relations ``one_to_one``, whose objects have one
+    fact each, half of the facts are kept, so that every edited fact can have a new object of its own. Of a relation
+    with more than half of all that could be edited, the rest of its facts are left alone. Raises InputError, with how
+    many facts there are of which relations, if fewer than ``held_out`` can be edited.
     """
     groups: dict[tuple[str, str], list[Fact]] = {}
     for fact in sorted(facts):
@@ -116,8 +117,8 @@ def records(
     """One CounterFact record and one zsRE record for each of ``facts``, to the same new object.
 
     The new object is another one of the same relation that some kept fact has, and where the relation is one-to-one
-    another one for each of ``facts``; neighbours share the true object (where it is one-to-one, nothing does), and zsRE's
-    unrelated question is about a kept fact of another subject.
+    another one for each of ``facts``; neighbours share the true object (one-to-one: nothing does), and zsRE's unrelated
+    question is about a kept fact of another subject.
     """
     objects: dict[str, list[str]] = {}
     for name, key in sorted(kept):
@@ -172,19 +173,13 @@ def _counterfact(
 def _aliased(fact: Fact, new: str, relation: Relation) -> list[dict[str, Any]]:
     """The rewrite prompt with each other name of the subject."""
     prompts = [relation.statement(name) for name in relation.names_of_subject(fact.subject)[1:]]
-    return [_question("subject_alias", prompt, relation.names_of(new)) for prompt in prompts]
+    return [question("subject_alias", prompt, relation.names_of(new)) for prompt in prompts]
 
 
 def _inverse(fact: Fact, new: str, relation: Relation) -> list[dict[str, Any]]:
     """The new object's subject, where the relation is one-to-one."""
     names = relation.names_of_subject(fact.subject)
-    return [_question("inverse", said(statement, new), names) for statement in relation.file.inverse]
-
-
-def _question(kind: str, prompt: str, names: Sequence[str]) -> dict[str, Any]:
-    """A question behind an edit; of ``names`` the first is its answer, and the others count too."""
-    answer, *aliases = names
-    return {"kind": kind, "prompt": prompt, "target": answer} | ({"aliases": aliases} if aliases else {})
+    return [question("inverse", said(statement, new), names) for statement in relation.file.inverse]
 
 
 def _two_hops(
@@ -201,7 +196,7 @@ def _two_hops(
             everybody = relations[second].file.facts.get(answer, ()) if subjects else ()
             if _named(new) & subjects and not _named(fact.object) & set(everybody):
                 texts = [said(statement, fact.subject) for statement in statements]
-                found += [_question("two_hop", text, (answer,)) for text in texts]
+                found += [question("two_hop", text, (answer,)) for text in texts]
     return found
 
 

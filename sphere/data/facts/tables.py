@@ -35,7 +35,7 @@ class RelationFile(Settings):
     two_hop: dict[Text, tuple[Text, ...]] = {}
     """Another relation, of the object -> statements of the object's object, ``{}`` for the subject."""
     inverse: tuple[Text, ...] = ()
-    """Texts that end before the subject, ``{}`` for the object: of a relation that is one-to-one, as its facts must be."""
+    """Texts that end before the subject, ``{}`` for the object, of a relation that is one-to-one."""
     aliases: dict[Text, tuple[Text, ...]] = {}
     """Other names of objects."""
     subject_aliases: dict[Text, tuple[Text, ...]] = {}
@@ -127,9 +127,9 @@ def _check(relation: Relation, path: Path, where: dict[str, Path]) -> None:
                 other = "" if where[subject] == path else f", and in {where[subject].name}"
                 raise InputError(f"{path}: facts: the subject {subject!r} stands twice{other}: keep one")
             where[subject] = path
-    subjects = {fact.subject for fact in relation.facts}
-    for key, what, known in (("aliases", "object", relation.file.facts), ("subject_aliases", "subject", subjects)):
-        if unknown := getattr(relation.file, key).keys() - set(known):
+    names = set(relation.file.facts), {fact.subject for fact in relation.facts}
+    for key, what, known in zip(("aliases", "subject_aliases"), ("object", "subject"), names, strict=True):
+        if unknown := getattr(relation.file, key).keys() - known:
             raise InputError(f"{path}: {key}: {min(unknown)!r} is no {what}{nearest(min(unknown), known)}")
 
 
