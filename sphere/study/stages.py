@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -75,7 +76,9 @@ def edit_segment(
         timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
         write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), out_timing)
         write_csv(pd.DataFrame(incidents, columns=list(INCIDENT_COLUMNS)), out_incidents)
-        write_csv(pd.DataFrame([(state.position, *_peaks(), *state.sizes())], columns=list(COST_COLUMNS)), out_cost)
+        counted = [record.operations for record in records if not math.isnan(record.operations)]
+        cost = state.position, counted[0] if counted else None, *_peaks(), *state.sizes()
+        write_csv(pd.DataFrame([cost], columns=list(COST_COLUMNS)), out_cost)
 
     if state is not None and state.stopped:
         print(f"the stream stopped after {state.position} edits: {state.stopped}", flush=True)
@@ -126,7 +129,7 @@ ENERGY_COLUMNS = (
     *("update_norm", "weight_norm", "editable_share"),
 )
 INCIDENT_COLUMNS = ("edits", "batch", "event", "reason")
-COST_COLUMNS = ("edits", "peak_memory", "peak_device_memory", "weights", "kept")
+COST_COLUMNS = ("edits", "operations", "peak_memory", "peak_device_memory", "weights", "kept")
 
 
 def _peaks() -> tuple[int, int | None]:
