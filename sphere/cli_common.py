@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sphere.models.loading import LoadedModel
 
 ModelDir = Annotated[Path, typer.Argument(help="Folder of a Hugging Face causal language model, or a GGUF file.")]
-Requests = Annotated[Path, typer.Argument(help="Records in CounterFact's or zsRE's own schema (JSON).")]
+Requests = Annotated[Path, typer.Argument(help="Records as CounterFact, zsRE, MQuAKE or RippleEdits have them (JSON).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, ...; by default the checkpoint's own.")]

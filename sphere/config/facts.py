@@ -31,7 +31,7 @@ class FactsSettings(Settings):
     share: Share = 0.5
     """Share of a fact's paraphrases that have to give its object, beside its rewrite prompt, for it to be known."""
     neighbours: Positive = 5
-    """Known facts of each object that nobody edits: the neighbours of its other facts."""
+    """Known facts of each object that nobody edits: the neighbours of its other facts (one-to-one: half)."""
     held_out: Count = 60
     """Known facts that only tuning edits."""
     seed: Count = 0

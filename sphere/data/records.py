@@ -1,4 +1,4 @@
-"""CounterFact and zsRE records -> ``EditRequest``: the one place that knows the datasets' own schemas.
+"""Records -> ``EditRequest``: the one place that knows CounterFact's and zsRE's schemas; ``ripples`` knows the others.
 
 CounterFact and multi-CounterFact (Meng et al. 2022, 2023) keep a rewrite template with ``{}`` for the subject; zsRE
 (the evaluation split of Mitchell et al. 2022) keeps whole questions. The schema is told from a record's keys, never
@@ -8,16 +8,34 @@ from a file's name. No text is ever passed through ``str.format``: real prompts 
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
+from sphere.data.fields import (
+    Record,
+    Unusable,
+    checked,
+    names_of,
+    objects_of,
+    read_json,
+    read_records,
+    records_in,
+    text_of,
+    texts_of,
+)
+from sphere.data.ripples import (
+    MQUAKE_KEYS,
+    RIPPLE_EDITS_KEYS,
+    from_mquake,
+    from_ripple_edits,
+    mquake_objects,
+    ripple_edits_objects,
+)
 from sphere.errors import InputError, nearest
 
 KEYS = {
@@ -39,7 +57,6 @@ PORTABILITY = ("subject_alias", "two_hop", "inverse", "unchanged")
 that nobody edits, its inverse, and facts beside it that must stay."""
 
 Key = tuple[str, str]
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -110,12 +127,8 @@ class Loaded:
         return ", ".join(f"{count} because {reason}" for reason, count in counts.most_common())
 
 
-class _Unusable(Exception):  # noqa: N818 (a record to skip, not a failure)
-    """Why a record of the right schema cannot be edited."""
-
-
 def load_requests(path: str | Path, *, references: str | Path | None = None) -> Loaded:
-    """Read a JSON list of CounterFact, multi-CounterFact or zsRE records.
+    """Read a JSON list of CounterFact, multi-CounterFact, zsRE, MQuAKE or RippleEdits records.
 
     ``references`` is a file in the schema of ROME's ``attribute_snippets.json``: a list of
     ``{"relation_id", "target_id", "samples": [{"text"}, ...]}``, or the same nested as
@@ -127,17 +140,18 @@ def load_requests(path: str | Path, *, references: str | Path | None = None) -> 
     texts = {} if references is None else _read_references(references)
     schemas = {_schema(record, _where(path, i, record)) for i, record in enumerate(records)}
     if len(schemas) > 1:
-        raise InputError(f"{path}: CounterFact and zsRE records are mixed: put each schema in a file of its own")
-    _check_keys(records, path)
-    parse = _counterfact if schemas == {"counterfact"} else _zsre
+        mixed = " and ".join(sorted(schemas))
+        raise InputError(f"{path}: {mixed} records are mixed: put each schema in a file of its own")
+    schema = SCHEMAS[schemas.pop()]
+    _check_keys(records, schema, path)
     requests: list[EditRequest] = []
     skipped: list[tuple[int, str]] = []
     for i, record in enumerate(records):
         case_id = _case_id(record, i, _where(path, i, record))
         try:
             _check_text(record)
-            requests.append(parse(record, case_id, _where(path, i, record), texts))
-        except _Unusable as reason:
+            requests.append(schema.parse(record, case_id, _where(path, i, record), texts))
+        except Unusable as reason:
             skipped.append((case_id, str(reason)))
     loaded = Loaded(tuple(requests), tuple(skipped))
     if not requests:
@@ -171,17 +185,17 @@ def _counterfact(record: Record, case_id: int, where: str, references: dict[Key,
     if not isinstance(rewrite, dict):
         raise InputError(f'{where}: "requested_rewrite" is not an object: it must hold prompt, subject and target_new')
     inside = f"{where}, requested_rewrite"
-    template = _text(rewrite, "prompt", inside, strip=False).rstrip()
-    subject = _text(rewrite, "subject", inside)
+    template = text_of(rewrite, "prompt", inside, strip=False).rstrip()
+    subject = text_of(rewrite, "subject", inside)
     if template.count("{}") == 0 and template.count(subject) == 1:
         template = template.replace(subject, "{}")
     if template.count("{}") != 1:
-        raise _Unusable('its prompt does not hold "{}" exactly once')
+        raise Unusable('its prompt does not hold "{}" exactly once')
     target_new = _object(rewrite, "target_new", inside)
     target_true = _object(rewrite, "target_true", inside) if rewrite.get("target_true") is not None else None
     if target_new == target_true:
-        raise _Unusable("the new target is the true one")
-    near = _texts(record, "neighborhood_prompts", where)
+        raise Unusable("the new target is the true one")
+    near = texts_of(record, "neighborhood_prompts", where)
     if near and target_true is None:
         raise InputError(f'{inside}: no "target_true", which neighborhood_prompts need: add it or drop them')
     known_as = _aliases(rewrite, "target_true", inside) if near else ()
@@ -194,9 +208,9 @@ def _counterfact(record: Record, case_id: int, where: str, references: dict[Key,
         subject_start=start,
         target_new=target_new,
         target_true=target_true,
-        paraphrases=_texts(record, "paraphrase_prompts", where),
+        paraphrases=texts_of(record, "paraphrase_prompts", where),
         neighborhood=tuple(Probe(prompt, target_true or "", known_as) for prompt in near),
-        generation_prompts=_texts(record, "generation_prompts", where),
+        generation_prompts=texts_of(record, "generation_prompts", where),
         references=references.get((str(relation), str(rewrite["target_new"].get("id"))), ()),
         relation=None if relation is None else str(relation),
         portability=_portability(record, where),
@@ -204,22 +218,32 @@ def _counterfact(record: Record, case_id: int, where: str, references: dict[Key,
     )
 
 
+def _mquake(record: Record, case_id: int, where: str, references: dict[Key, tuple[str, ...]]) -> EditRequest:
+    return _counterfact(from_mquake(record, where), case_id, where, references)
+
+
+def _ripple_edits(record: Record, case_id: int, where: str, references: dict[Key, tuple[str, ...]]) -> EditRequest:
+    return _counterfact(from_ripple_edits(record, where), case_id, where, references)
+
+
 def _zsre(record: Record, case_id: int, where: str, _references: dict[Key, tuple[str, ...]]) -> EditRequest:
-    prompt = _text(record, "src", where, strip=False).rstrip()
-    subject = _text(record, "subject", where)
-    answers = _texts(record, "answers", where)
+    prompt = text_of(record, "src", where, strip=False).rstrip()
+    subject = text_of(record, "subject", where)
+    answers = texts_of(record, "answers", where)
     if not answers:
-        raise _Unusable('its "answers" is empty')
+        raise Unusable('its "answers" is empty')
     start = prompt.find(subject)
     if start < 0:
         found = re.search(re.escape(subject), prompt, re.IGNORECASE)
         if found is None:
-            raise _Unusable("its subject is not in its prompt")
+            raise Unusable("its subject is not in its prompt")
         start, subject = found.start(), found.group()
     neighborhood: tuple[Probe, ...] = ()
     if "loc" in record or "loc_ans" in record:
-        question = _text(record, "loc", where)
-        neighborhood = (Probe(question if question.endswith("?") else question + "?", _text(record, "loc_ans", where)),)
+        question = text_of(record, "loc", where)
+        neighborhood = (
+            Probe(question if question.endswith("?") else question + "?", text_of(record, "loc_ans", where)),
+        )
     return EditRequest(
         case_id=case_id,
         subject=subject,
@@ -227,61 +251,20 @@ def _zsre(record: Record, case_id: int, where: str, _references: dict[Key, tuple
         subject_start=start,
         target_new=answers[0].strip(),
         target_true=None,
-        paraphrases=(_text(record, "rephrase", where, strip=False).rstrip(),) if "rephrase" in record else (),
+        paraphrases=(text_of(record, "rephrase", where, strip=False).rstrip(),) if "rephrase" in record else (),
         neighborhood=neighborhood,
         aliases=tuple(answer.strip() for answer in answers[1:]),
     )
 
 
-def read_records(path: str | Path) -> list[Record]:
-    """The records of a file as they stand; InputError unless it is a JSON list of objects."""
-    return _records(_read_json(path), path)
-
-
-def _read_json(path: str | Path) -> Any:
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from error
-    if not text.strip():
-        raise InputError(f"{path} is empty: it must hold a JSON list of records")
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON (line {error.lineno}: {error.msg}): check it there") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-        raise InputError(f"{path} is not JSON ({error}): check it") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of two values under one key, the first would be silently ignored."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-        raise InputError(f"an object has the key {twice!r} twice: drop one")
-    return found
-
-
-def _finite(text: str) -> float:
-    """A number; NaN and Infinity are none of JSON's, and 1e999 would become one."""
-    number = float(text)
-    if not math.isfinite(number):
-        raise InputError(f"{text} is not a finite number: write null or leave its key out")
-    return number
-
-
-def _check_keys(records: Sequence[Record], path: str | Path) -> None:
+def _check_keys(records: Sequence[Record], schema: Schema, path: str | Path) -> None:
     """Name the keys that nothing reads; InputError for one that belongs elsewhere or looks misspelt."""
     unread: list[str] = []
     for i, record in enumerate(records):
-        for place, holder in _objects(record):
+        for place, holder in schema.objects(record):
             for key in holder:
-                if key not in KEYS[place] and key not in unread:
-                    _refuse_mistaken(key, place, _where(path, i, record))
+                if key not in schema.keys[place] and key not in unread:
+                    _refuse_mistaken(key, place, schema.keys, _where(path, i, record))
                     unread.append(key)
     if unread:
         print(f"note: {path}: nothing reads {', '.join(map(repr, unread))}", file=sys.stderr)
@@ -298,31 +281,19 @@ def _objects(record: Record) -> Iterator[tuple[str, Record]]:
         yield from (("a portability question", each) for each in questions if isinstance(each, dict))
 
 
-def _refuse_mistaken(key: str, place: str, where: str) -> None:
+def _refuse_mistaken(key: str, place: str, keys: Mapping[str, set[str]], where: str) -> None:
     if key == "id":  # what many a file numbers its records by
         return
-    if owners := [owner for owner, keys in KEYS.items() if key in keys]:
+    if owners := [owner for owner, own in keys.items() if key in own]:
         raise InputError(f"{where}: {key!r} stands in {place} but belongs in {' or '.join(owners)}: move it or drop it")
-    known = sorted({each for keys in KEYS.values() for each in keys})
+    known = sorted({each for own in keys.values() for each in own})
     if meant := get_close_matches(key.lower(), known, n=1, cutoff=0.8):
         raise InputError(f"{where}: unknown key {key!r}: did you mean {meant[0]!r}?")
 
 
-def _records(content: Any, path: str | Path) -> list[Record]:
-    """``content`` if it is a list of JSON objects; InputError for every way it can fail to be one."""
-    if not isinstance(content, list):
-        raise InputError(f"{path} holds a JSON {type(content).__name__}: put its records in a list [...]")
-    if not content:
-        raise InputError(f"{path} is an empty list: give at least one record")
-    for i, record in enumerate(content):
-        if not isinstance(record, dict):
-            raise InputError(f"{path}: record {i} is a JSON {type(record).__name__}: every record must be an object")
-    return content
-
-
 def _read_references(path: str | Path) -> dict[Key, tuple[str, ...]]:
     """Reference texts of every (relation, object id)."""
-    content = _read_json(path)
+    content = read_json(path)
     if isinstance(content, dict) and all(isinstance(objects, dict) for objects in content.values()):
         content = [
             {"relation_id": relation, "target_id": target, "samples": samples}
@@ -330,11 +301,11 @@ def _read_references(path: str | Path) -> dict[Key, tuple[str, ...]]:
             for target, samples in objects.items()
         ]
     found: dict[Key, tuple[str, ...]] = {}
-    for i, entry in enumerate(_records(content, path)):
+    for i, entry in enumerate(records_in(content, path)):
         where = f"{path}: record {i}"
         try:
-            key = _text(entry, "relation_id", where), _text(entry, "target_id", where)
-        except _Unusable as reason:
+            key = text_of(entry, "relation_id", where), text_of(entry, "target_id", where)
+        except Unusable as reason:
             raise InputError(f"{where}: {reason}: give the one of a CounterFact record") from None
         samples = entry.get("samples")
         if not isinstance(samples, list) or not all(
@@ -346,12 +317,16 @@ def _read_references(path: str | Path) -> dict[Key, tuple[str, ...]]:
 
 
 def _schema(record: Record, where: str) -> str:
+    """The name in ``SCHEMAS``."""
     if "requested_rewrite" in record:
-        return "counterfact"
+        return "MQuAKE" if isinstance(record["requested_rewrite"], list) else "CounterFact"
     if "src" in record and "answers" in record:
-        return "zsre"
+        return "zsRE"
+    if "edit" in record:
+        return "RippleEdits"
     raise InputError(
-        f'{where} is neither CounterFact (no "requested_rewrite") nor zsRE (no "src" with "answers"): add a key'
+        f'{where} is neither CounterFact or MQuAKE (no "requested_rewrite") nor zsRE (no "src" with "answers") nor '
+        'RippleEdits (no "edit"): add a key'
     )
 
 
@@ -372,22 +347,7 @@ def _check_text(record: Record) -> None:
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise _Unusable("it holds half of a surrogate pair") from None
-
-
-def _checked(value: Any, name: str, where: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{where}: {name} is {type(value).__name__}, not text: quote it")
-    if not value.strip():
-        raise _Unusable(f"its {name} is empty")
-    return value
-
-
-def _text(holder: Record, key: str, where: str, *, strip: bool = True) -> str:
-    if key not in holder:
-        raise InputError(f'{where}: no "{key}": add it')
-    text = _checked(holder[key], f'"{key}"', where)
-    return text.strip() if strip else text
+        raise Unusable("it holds half of a surrogate pair") from None
 
 
 def _object(rewrite: Record, key: str, where: str) -> str:
@@ -395,33 +355,42 @@ def _object(rewrite: Record, key: str, where: str) -> str:
     value = rewrite.get(key)
     if not isinstance(value, dict) or "str" not in value:
         raise InputError(f'{where}: no "{key}" object with a "str": write it as {{"str": "...", "id": "..."}}')
-    return _checked(value["str"], f'"{key}"', where).strip()
+    return checked(value["str"], f'"{key}"', where).strip()
 
 
 def _aliases(rewrite: Record, key: str, where: str) -> tuple[str, ...]:
     """Other names of an object, which may be missing."""
-    return tuple(name.strip() for name in _texts(rewrite[key], "aliases", f"{where}, {key}"))
+    return names_of(rewrite[key], "aliases", f"{where}, {key}")
 
 
 def _portability(record: Record, where: str) -> tuple[tuple[str, Probe], ...]:
     """The questions behind an edit, which may be missing."""
-    questions, found = record.get("portability", []), []
-    if not isinstance(questions, list) or not all(isinstance(each, dict) for each in questions):
-        raise InputError(f'{where}: "portability" must be a list of objects, each with kind, prompt and target')
-    for i, question in enumerate(questions):
+    found = []
+    for i, question in enumerate(objects_of(record, "portability", where)):
         inside = f"{where}, portability {i}"
-        kind = _text(question, "kind", inside)
+        kind = text_of(question, "kind", inside)
         if kind not in PORTABILITY:
             raise InputError(f"{inside}: kind {kind!r} is none of {', '.join(PORTABILITY)}{nearest(kind, PORTABILITY)}")
-        prompt = _text(question, "prompt", inside, strip=False).rstrip()
-        aliases = tuple(name.strip() for name in _texts(question, "aliases", inside))
-        found.append((kind, Probe(prompt, _text(question, "target", inside), aliases)))
+        prompt = text_of(question, "prompt", inside, strip=False).rstrip()
+        target = text_of(question, "target", inside)
+        found.append((kind, Probe(prompt, target, names_of(question, "aliases", inside))))
     return tuple(found)
 
 
-def _texts(record: Record, key: str, where: str) -> tuple[str, ...]:
-    """A list of prompts, which may be missing; trailing space goes, since a target brings its own."""
-    values = record.get(key, [])
-    if not isinstance(values, list):
-        raise InputError(f'{where}: "{key}" is {type(values).__name__}, not a list: put it in [...]')
-    return tuple(_checked(value, f'"{key}"', where).rstrip() for value in values)
+@dataclass(frozen=True)
+class Schema:
+    """How the records of one dataset are read."""
+
+    keys: Mapping[str, set[str]]
+    """Every key by the object it stands in."""
+    objects: Callable[[Record], Iterator[tuple[str, Record]]]
+    """A record and the objects inside that are read, each with its place in ``keys``."""
+    parse: Callable[[Record, int, str, dict[Key, tuple[str, ...]]], EditRequest]
+
+
+SCHEMAS = {
+    "CounterFact": Schema(KEYS, _objects, _counterfact),
+    "zsRE": Schema(KEYS, _objects, _zsre),
+    "MQuAKE": Schema(MQUAKE_KEYS, mquake_objects, _mquake),
+    "RippleEdits": Schema(RIPPLE_EDITS_KEYS, ripple_edits_objects, _ripple_edits),
+}

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sphere.data.records import load_requests, read_records
+from sphere.data.fields import read_records
+from sphere.data.records import load_requests
 from sphere.errors import InputError
 from sphere.files import write_json
 

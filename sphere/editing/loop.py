@@ -50,7 +50,8 @@ class Editor:
     The model must be unedited when an Editor is made, unless ``state`` says what it was. Edited layers are kept in
     float32 (or wider) whatever the model's dtype, in the state and in the model itself (``Adapter.widen``), so that
     thousands of small updates do not drown in rounding. Energy is measured every ``energy_every`` batches, and after
-    the numbers of edits in ``energy_at``.
+    the numbers of edits in ``energy_at``; operations are counted in the first batch alone, since a look at each of them
+    takes its time.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Editor:
         self.prepared: dict[int, Any] = {}
         self.kept: dict[tuple[PostProcess, int], Any] = {}
         self._prepare(spectra or Spectra({}, {}))
+        self.count = True
         self.measured: tuple[Matrices, dict[int, Energy]] = ({}, {})
         self._show(self.state.carried or self.state.weights)
 
@@ -206,7 +208,7 @@ class Editor:
 
     @torch.no_grad()
     def _batch(self, requests: Sequence[EditRequest]) -> Record:
-        clock = Clock(self.adapter.device)
+        clock = Clock(self.adapter.device, count=self.count)
         state = self.state
         before = state.carried or state.weights
         updates = {i: torch.zeros_like(w, dtype=torch.float64) for i, w in before.items()}
@@ -255,9 +257,10 @@ class Editor:
                 old, new = self._energies(state.weights), self._energies(evaluated)
                 rows = self._rows(old, new, following, edits, number)
         self.state = following
+        self.count = False
         cases = ", ".join(map(str, skipped))
         note = f"target values longer than twice the anchor, of cases {cases}" if skipped else ""
-        return Record(edits, number, rows, clock.seconds, skipped=note)
+        return Record(edits, number, rows, clock.seconds, clock.operations / len(requests), skipped=note)
 
     def _solved(
         self,

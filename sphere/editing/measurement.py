@@ -1,13 +1,16 @@
-"""What is measured of a batch: wall seconds by phase, and the rows of energy.csv."""
+"""What is measured of a batch: wall seconds by phase, operations, and the rows of energy.csv."""
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sphere.editing.operations import Operations
 from sphere.geometry.energy import Energy, perturbation, theorem_bound, unit_perturbation
 
 NAN = float("nan")
@@ -23,6 +26,8 @@ class Record:
     """One row a layer: the columns of energy.csv."""
     seconds: dict[str, float]
     """Wall seconds by phase: targets, keys, solve, post-process, projection, energy."""
+    operations: float = NAN
+    """Floating-point operations an edit, all phases but energy; NaN where they were not counted."""
     retried: str = ""
     """What was not finite at the first attempt, where the batch was made in higher precision."""
     skipped: str = ""
@@ -30,11 +35,12 @@ class Record:
 
 
 class Clock:
-    """Wall seconds by phase, synchronised with the device."""
+    """Wall seconds by phase, synchronised with the device; with ``count``, floating-point operations of what edits."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, count: bool) -> None:
         self.device = device
         self.seconds: dict[str, float] = {}
+        self.operations = 0.0 if count else NAN
 
     def __call__(self, phase: str) -> Phase:
         return Phase(self, phase)
@@ -52,9 +58,15 @@ class Phase:
         self.clock, self.phase = clock, phase
 
     def __enter__(self) -> None:
+        self.counter = None if self.phase == "energy" or math.isnan(self.clock.operations) else Operations()
+        if self.counter is not None:
+            self.counter.__enter__()
         self.start = self.clock.now()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *failure: Any) -> None:
+        if self.counter is not None:
+            self.counter.__exit__(*failure)
+            self.clock.operations += self.counter.count
         seconds = self.clock.seconds
         seconds[self.phase] = seconds.get(self.phase, 0.0) + self.clock.now() - self.start
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from sphere.config.names import STREAM
 from sphere.files import write_atomically
-from sphere.report.tables.cost import cost_by_stream
+from sphere.report.tables.cost import COST_METRICS, cost_by_stream
 from sphere.report.tables.intervals import stderr_of
 from sphere.report.tables.summaries import load
 from sphere.report.tables.trajectories import energy_by_batch
@@ -46,7 +46,7 @@ def _parts(tables: Path) -> Iterator[pd.DataFrame]:
     yield _long(energy.merge(evaluated), ["he_mean", "he_change"], ENERGY)
     cost = cost_by_stream(load(tables, "timing_summary"), load(tables, "cost_summary"))
     ends = evaluated.groupby(list(STREAM[:4]), as_index=False)["edits"].max()
-    yield _long(cost.merge(ends), ["edit_s", "peak_memory", "peak_device_memory", "weights", "kept"], COST)
+    yield _long(cost.merge(ends), list(COST_METRICS), COST)
 
 
 def _long(frame: pd.DataFrame, metrics: list[str], family: str) -> pd.DataFrame:

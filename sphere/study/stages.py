@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,7 +60,9 @@ class Checkpoint:
         timing = [(r.edits, r.batch, phase, seconds) for r in records for phase, seconds in r.seconds.items()]
         write_csv(pd.DataFrame(timing, columns=["edits", "batch", "phase", "seconds"]), self.timing)
         write_csv(pd.DataFrame(incidents, columns=list(INCIDENT_COLUMNS)), self.incidents)
-        write_csv(pd.DataFrame([(state.position, *_peaks(), *state.sizes())], columns=list(COST_COLUMNS)), self.cost)
+        counted = [record.operations for record in records if not math.isnan(record.operations)]
+        cost = state.position, counted[0] if counted else None, *_peaks(), *state.sizes()
+        write_csv(pd.DataFrame([cost], columns=list(COST_COLUMNS)), self.cost)
 
 
 def edit_stream(
@@ -135,6 +138,7 @@ def edit_stream(
         checkpoint.write(replace(editor.state, stopped=stopped), records, incidents)
         on_written(checkpoint)
         records, position = [], checkpoint.edits
+        editor.count = True
 
 
 ENERGY_COLUMNS = (
@@ -143,7 +147,7 @@ ENERGY_COLUMNS = (
     *("update_norm", "weight_norm", "editable_share"),
 )
 INCIDENT_COLUMNS = ("edits", "batch", "event", "reason")
-COST_COLUMNS = ("edits", "peak_memory", "peak_device_memory", "weights", "kept")
+COST_COLUMNS = ("edits", "operations", "peak_memory", "peak_device_memory", "weights", "kept")
 
 
 def _peaks() -> tuple[int, int | None]:

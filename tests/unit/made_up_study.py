@@ -80,8 +80,10 @@ def make_stream(folder: Path, dataset: str, method: str, seed: int, scope: dict[
         save(editing(k, scores, dataset, seed=seed), folder / f"edits{k}" / "editing.csv")
         save(pd.DataFrame(rows), folder / f"edits{k}" / "energy.csv")
         save(pd.DataFrame(times), folder / f"edits{k}" / "timing.csv")
-        kept = {"edits": k, "peak_memory": 2**30 + k * 2**20, "peak_device_memory": np.nan, "weights": 2**21}
-        save(pd.DataFrame([{**kept, "kept": 2**20 * (method != "memit")}]), folder / f"edits{k}" / "cost.csv")
+        operations = 4e9 * (1 + ("sphere" in method))
+        cost = {"edits": k, "operations": operations, "peak_memory": 2**30 + k * 2**20, "peak_device_memory": np.nan}
+        kept = {"weights": 2**21, "kept": 2**20 * (method != "memit")}
+        save(pd.DataFrame([cost | kept]), folder / f"edits{k}" / "cost.csv")
         save(neutral(1 - left), folder / f"edits{k}" / "neutral.csv")
         save(general_ability(0.8 * (0.3 + 0.7 * left)), folder / f"edits{k}" / "general_ability.csv")
 

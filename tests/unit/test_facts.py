@@ -61,7 +61,8 @@ def test_there_are_many_facts_of_many_kinds(relations: dict[str, Relation]) -> N
     assert len({fact.subject for fact in facts}) == len(facts)
     for relation in relations.values():
         assert relation.file.source
-        assert all(len(subjects) >= 5 for subjects in relation.file.facts.values())
+        fewest = 1 if relation.one_to_one else 5
+        assert all(len(subjects) >= fewest for subjects in relation.file.facts.values())
 
 
 @pytest.mark.parametrize(
@@ -76,6 +77,13 @@ def test_there_are_many_facts_of_many_kinds(relations: dict[str, Relation]) -> N
         ({"fact": {}}, "unknown key 'fact': did you mean 'facts'?"),
         ({"two_hop": {"twon": ["It is in {}"]}}, "two_hop: 'twon' is no relation: did you mean 'town'?"),
         ({"two_hop": {"town": ["It is in"]}}, "two_hop.town: 'It is in': write {} once"),
+        ({"inverse": ["It is in"]}, "inverse: 'It is in': write {} once"),
+        ({"inverse": ["{} has"]}, "facts: 'France' has 3 subjects: keep one, or drop inverse"),
+        (
+            {"subject_aliases": {"Pariss": ["Lutetia"]}},
+            "subject_aliases: 'Pariss' is no subject: did you mean 'Paris'?",
+        ),
+        ({"subject_aliases": {"Paris": ["Rome"]}}, "the subject 'Rome' stands twice: keep one"),
     ],
 )
 def test_a_mistake_in_a_table_names_file_and_entry(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -112,6 +120,67 @@ def test_facts_are_edited_held_out_or_kept_and_never_two_of_it() -> None:
     assert divide(some_facts(), neighbours=4, held_out=2, rng=np.random.default_rng(1)) != found
     said = message(lambda: divide(some_facts(), neighbours=4, held_out=9, rng=np.random.default_rng(0)))
     assert "28 facts are known (19 r, 9 single), of which 7 have 4 neighbours" in said
+
+
+def test_half_of_a_one_to_one_relation_is_kept() -> None:
+    single = [Fact("pairs", f"s{i}", f"o{i}") for i in range(9)]
+    found = divide(
+        [*some_facts(), *single], neighbours=4, held_out=0, rng=np.random.default_rng(0), one_to_one=["pairs"]
+    )
+    counts = counted(fact for own in found.kept.values() for fact in own), counted(found.edited)
+    assert [each["pairs"] for each in counts] == [5, 4]
+    assert counts[0]["r"] == 12
+
+
+def test_questions_behind_an_edit_of_other_names_and_of_the_inverse(tmp_path: Path) -> None:
+    """The inverse has one answer: no two edits have the same new object, which is one that nobody's edit takes away."""
+    pairs = {f"Capital {i}": [f"State {i}"] for i in range(8)}
+    inverse = ["{} is the capital of", "from {} one rules"]
+    other = {"State 1": ["The First"]}
+    state = {**TINY, "facts": pairs, "inverse": inverse, "subject_aliases": other, "aliases": {"Capital 2": ["C2"]}}
+    named = {**TINY, "subject_aliases": {"Paris": ["Lutetia", "the City of Light"]}, "aliases": {"Italy": ["Italia"]}}
+    relations = load_relations(folder=tables(tmp_path / "t", state=state, town=named))
+    facts = [fact for fact in relations["state"].facts if int(fact.subject[-1]) < 4]
+    kept = {("state", fact.object): (fact,) for fact in relations["state"].facts if fact not in facts}
+    counterfact, zsre = records(facts, kept, relations, rng=np.random.default_rng(0))
+    new = [each["requested_rewrite"]["target_new"]["str"] for each in counterfact]
+    assert sorted(new) == [f"Capital {i}" for i in range(4, 8)]
+    assert new == [each["answers"][0] for each in zsre]
+    assert [each["neighborhood_prompts"] for each in counterfact] == [[]] * 4
+    assert counterfact[0]["portability"] == [
+        {"kind": "inverse", "prompt": f"{new[0]} is the capital of", "target": "State 0"},
+        {"kind": "inverse", "prompt": f"From {new[0]} one rules", "target": "State 0"},
+    ]
+    alias, *answered = counterfact[1]["portability"]
+    assert alias == {"kind": "subject_alias", "prompt": "The First lies in", "target": new[1]}
+    assert [each["aliases"] for each in answered] == [["The First"]] * 2
+    kept = {("town", "Italy"): relations["town"].facts[3:]}
+    (record,), _ = records(relations["town"].facts[:1], kept, relations, rng=np.random.default_rng(0))
+    assert record["portability"] == [
+        {"kind": "subject_alias", "prompt": f"{name} lies in", "target": "Italy", "aliases": ["Italia"]}
+        for name in ("Lutetia", "The City of Light")
+    ]
+    (tmp_path / "records.json").write_text(json.dumps([*counterfact, record]), encoding="utf-8")
+    assert len(load_requests(tmp_path / "records.json").requests) == 5
+
+
+def test_the_shipped_one_to_one_relations_are_usable_in_both_schemas(
+    relations: dict[str, Relation], tmp_path: Path
+) -> None:
+    """A symbol of two letters must be found where it stands in a question, not inside of another word."""
+    names = [name for name, relation in relations.items() if relation.one_to_one]
+    assert names == ["element_symbol", "state_capital"]
+    facts = [fact for name in names for fact in relations[name].facts]
+    found = divide(facts, neighbours=5, held_out=0, rng=np.random.default_rng(0), one_to_one=names)
+    for name, content in zip(("counterfact", "zsre"), records(found.edited, found.kept, relations,
+                                                              rng=np.random.default_rng(1)), strict=True):  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        loaded = load_requests(tmp_path / f"{name}.json")
+        assert not loaded.skipped
+        for request in loaded.requests:
+            around = f" {request.prompt} "[request.subject_start : request.subject_end + 2]
+            assert not around[0].isalpha()
+            assert not around[-1].isalpha()
 
 
 def test_no_relation_is_more_than_half_of_what_is_edited() -> None:

@@ -12,6 +12,7 @@ import pytest
 from sphere.data.records import PORTABILITY
 from sphere.report.figures import FIGURES
 from sphere.report.tables import build, gather, load
+from sphere.report.tables.cost import cost_by_stream
 from sphere.report.tables.intervals import over_seeds
 from sphere.report.tables.layout import PORTABILITY_KINDS
 from sphere.report.tables.retention import cohort_size, retention_curve, retention_rows, retention_table
@@ -172,10 +173,23 @@ def test_cost_is_of_an_edit_of_the_largest_peak_and_of_what_is_kept_at_last(gath
     rows = {row.label: row.cells for row in build("cost", gathered).rows}
     assert rows["MEMIT"]["edit_s"].value == pytest.approx(9.5 / 20)  # a batch of 20: targets and solve, no measuring
     assert rows["SPHERE"]["edit_s"].value == pytest.approx(10 / 20)
+    assert rows["MEMIT"]["edit_operations"].value == pytest.approx(4), "in 10^9"
+    assert rows["SPHERE"]["edit_operations"].value == pytest.approx(8)
     assert rows["MEMIT"]["peak_memory"].value == pytest.approx(1 + LAST / 1024)
     assert (rows["MEMIT"]["kept"].value, rows["SPHERE"]["kept"].value) == (0, 1)
     assert rows["SPHERE"]["weights"].value == 2
     assert isnan(rows["SPHERE"]["peak_device_memory"].value), "no GPU: no number"
+
+
+def test_operations_are_a_mean_over_the_edits_of_each_segment_that_made_some() -> None:
+    """10 edits at 2, then 30 at 6: 5 an edit. Where the stream stopped, nothing was counted."""
+    stream = {"model": "m", "dataset": "d", "method": "memit", "seed": 0}
+    timing = pd.DataFrame([{**stream, "edits": 40, "batch": 4, "phase": "solve", "seconds": 8.0}])
+    rest = {"peak_memory": 1, "peak_device_memory": float("nan"), "weights": 1, "kept": 0}
+    segments = [(40, 6e9), (10, 2e9), (40, float("nan"))]
+    cost = pd.DataFrame([{**stream, "edits": edits, "operations": count, **rest} for edits, count in segments])
+    (found,) = cost_by_stream(timing, cost).itertuples()
+    assert (found.edit_operations, found.edit_s) == (5, 0.2)
 
 
 # ------------------------------------------------------------------------------------------------------ anchors

@@ -67,7 +67,7 @@ def test_everything_that_was_gathered_is_there(results: pd.DataFrame, study: Pat
     cost = cost_by_stream(load(tables, "timing_summary"), load(tables, "cost_summary"))
     cost = cost.query("method == 'memit' and seed == 1 and dataset == 'zsre'").iloc[0]
     assert last.set_index("metric")["value"].to_dict() == {
-        key: pytest.approx(cost[key]) for key in ("edit_s", "peak_memory", "weights", "kept")
+        key: pytest.approx(cost[key]) for key in ("edit_operations", "edit_s", "peak_memory", "weights", "kept")
     }
 
 

@@ -145,6 +145,7 @@ def test_what_is_kept_is_counted_and_memory_peaks(stream: Stream) -> None:
         costs = pd.concat([pd.read_csv(folder / "cost.csv") for folder in stream(method)])
         assert tuple(costs.columns) == COST_COLUMNS
         assert costs["edits"].tolist() == list(CHECKPOINTS)
+        assert (costs["operations"] > 1e5).all()
         assert costs["peak_memory"].is_monotonic_increasing
         assert costs["peak_memory"].min() > 2**20
         assert costs["peak_device_memory"].isna().all()

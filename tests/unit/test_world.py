@@ -67,7 +67,7 @@ def test_records_have_the_dataset_s_own_schema(name: str, world: Path) -> None:
         assert keys(record) == SCHEMAS[name]
 
 
-def test_the_facts_of_a_person_that_no_stream_edits_must_stay(world: Path) -> None:
+def test_questions_behind_an_edit_are_of_the_last_name_and_of_facts_that_must_stay(world: Path) -> None:
     made = create(SETTINGS)
     people = {person.name: person for person in made.people}
     for request in load_requests(world / "counterfact.json").requests:
@@ -75,9 +75,12 @@ def test_the_facts_of_a_person_that_no_stream_edits_must_stay(world: Path) -> No
         kept = [i for i in range(len(RELATIONS)) if i not in made.edited_relations[person.index]]
         assert kept
         assert [(kind, each.target) for kind, each in request.portability] == [
-            ("unchanged", person.fact(i)) for i in kept
-        ]
-        assert all(person.name in each.prompt for _, each in request.portability)
+            ("subject_alias", request.target_new), *(("unchanged", person.fact(i)) for i in kept)
+        ]  # fmt: skip
+        (_, alias), *unchanged = request.portability
+        assert alias.prompt == request.prompt.replace(person.name, person.last_name)
+        assert [each.last_name for each in made.people].count(person.last_name) == 1
+        assert all(person.name in each.prompt for _, each in unchanged)
         assert request.prompt not in [each.prompt for _, each in request.portability]
 
 

@@ -28,7 +28,8 @@ def build(known: Path, settings: FactsSettings, out: Path, *, edits: int) -> Non
     facts = [Fact(*row) for row in known_facts[["relation", "subject", "object"]].itertuples(index=False)]
     relations = load_relations(settings.relations, folder=settings.tables or FOLDER)
     rng = np.random.default_rng([settings.seed, 1])
-    division = divide(facts, neighbours=settings.neighbours, held_out=settings.held_out, rng=rng)
+    one_to_one = [name for name, relation in relations.items() if relation.one_to_one]
+    division = divide(facts, neighbours=settings.neighbours, held_out=settings.held_out, rng=rng, one_to_one=one_to_one)
     require(division, edits, facts, settings.neighbours)
     edited = first(division.edited, edits)
     for prefix, chosen, number in (("", edited, 0), ("tuning_", division.held_out, edits)):

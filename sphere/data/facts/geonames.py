@@ -24,6 +24,23 @@ SAID = {
     "Democratic Republic of the Congo": "Congo", "Ivory Coast": "Ivory Coast", "United Arab Emirates": "the UAE",
 }  # fmt: skip
 """What a text calls a country, where that is not its name in the table."""
+SUBJECT_ALIASES: Mapping[str, dict[str, list[str]]] = {
+    "city": {
+        "Beijing": ["Peking"], "Guangzhou": ["Canton"], "Istanbul": ["Constantinople"],
+        "Ho Chi Minh City": ["Saigon"], "Mumbai": ["Bombay"], "Kolkata": ["Calcutta"], "Chennai": ["Madras"],
+        "Bengaluru": ["Bangalore"], "Varanasi": ["Benares"], "Mysuru": ["Mysore"], "Puducherry": ["Pondicherry"],
+        "Thiruvananthapuram": ["Trivandrum"], "Saint Petersburg": ["Leningrad"], "Volgograd": ["Stalingrad"],
+        "Chattogram": ["Chittagong"], "Gqeberha": ["Port Elizabeth"], "Makkah": ["Mecca"], "Köln": ["Cologne"],
+        "Sevilla": ["Seville"], "Kyiv": ["Kiev"], "Sanaa": ["Sana'a"],
+    },
+    "continent": {
+        "United States": ["USA"], "United Kingdom": ["UK"], "The Netherlands": ["Holland"],
+        "Czechia": ["Czech Republic"], "Myanmar": ["Burma"], "Thailand": ["Siam"], "Iran": ["Persia"],
+        "Sri Lanka": ["Ceylon"], "Ivory Coast": ["Côte d'Ivoire"], "Cabo Verde": ["Cape Verde"],
+        "Eswatini": ["Swaziland"], "Timor Leste": ["East Timor"], "United Arab Emirates": ["UAE"],
+    },
+}  # fmt: skip
+"""Other names of cities and countries, which name nothing else in the tables."""
 TEMPLATES: Mapping[str, Mapping[str, Any]] = {
     "city": {
         "statements": [
@@ -111,7 +128,10 @@ def tables() -> dict[str, dict[str, list[str]]]:
 
 def write(name: str, facts: Mapping[str, Sequence[str]], path: Path) -> None:
     """One relation's file."""
-    content = {"source": SOURCE, **TEMPLATES[name], "facts": {key: list(subjects) for key, subjects in facts.items()}}
+    content = {"source": SOURCE, **TEMPLATES[name]}
+    if name in SUBJECT_ALIASES:
+        content["subject_aliases"] = SUBJECT_ALIASES[name]
+    content["facts"] = {key: list(subjects) for key, subjects in facts.items()}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=118, default_flow_style=None)
     path.write_text(f"# Written by python -m sphere.data.facts.geonames.\n{text}", encoding="utf-8")
 

@@ -6,13 +6,14 @@ the rest may be edited, each to another object of its relation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sphere.data.facts.tables import Fact, Relation, counted, said
+from sphere.data.fields import question
 from sphere.errors import InputError
 
 MOST_NEIGHBOURS = 10
@@ -33,24 +34,29 @@ class Division:
     """(relation, object) -> those that nobody edits."""
 
 
-def divide(facts: Sequence[Fact], *, neighbours: int, held_out: int, rng: np.random.Generator) -> Division:
+def divide(
+    facts: Sequence[Fact], *, neighbours: int, held_out: int, rng: np.random.Generator, one_to_one: Collection[str] = ()
+) -> Division:
     """Keep ``neighbours`` facts of every object, hold ``held_out`` back for tuning, and let the rest be edited.
 
-    An object with no more facts than that has none to edit, and of a relation with more than half of all that could be
-    edited, the rest of its facts are left alone. Raises InputError, with how many facts there are of which
-    relations, if fewer than ``held_out`` can be edited.
+    An object with no more facts than that has none to edit. Of the relations ``one_to_one``, whose objects have one
+    fact each, half of the facts are kept, so that every edited fact can have a new object of its own. Of a relation
+    with more than half of all that could be edited, the rest of its facts are left alone. Raises InputError, with how
+    many facts there are of which relations, if fewer than ``held_out`` can be edited.
     """
-    by_object: dict[tuple[str, str], list[Fact]] = {}
+    groups: dict[tuple[str, str], list[Fact]] = {}
     for fact in sorted(facts):
-        by_object.setdefault((fact.relation, fact.object), []).append(fact)
+        groups.setdefault((fact.relation, "" if fact.relation in one_to_one else fact.object), []).append(fact)
     kept: dict[tuple[str, str], tuple[Fact, ...]] = {}
     free: list[Fact] = []
-    for key, own in by_object.items():
+    for (relation, _), own in groups.items():
         shuffled = [own[i] for i in rng.permutation(len(own))]
-        kept[key] = tuple(shuffled[:neighbours])
-        free += shuffled[neighbours:]
-    relations = {fact.relation for fact in free}
-    several = {name for name in relations if len({key for relation, key in by_object if relation == name}) > 1}
+        most = -(-len(own) // 2) if relation in one_to_one else neighbours
+        for fact in shuffled[:most]:
+            kept[relation, fact.object] = (*kept.get((relation, fact.object), ()), fact)
+        free += shuffled[most:]
+    objects = counted({Fact(fact.relation, "", fact.object) for fact in facts})
+    several = {name for name, count in objects.items() if count > 1}
     free = [fact for fact in free if fact.relation in several]  # a new object is another one of the relation
     order = _balanced([free[i] for i in rng.permutation(len(free))])
     if len(order) <= held_out:
@@ -110,8 +116,9 @@ def records(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
     """One CounterFact record and one zsRE record for each of ``facts``, to the same new object.
 
-    The new object is another one of the same relation that some kept fact has; neighbours share the true object, and
-    zsRE's unrelated question is about a kept fact of another subject.
+    The new object is another one of the same relation that some kept fact has, and where the relation is one-to-one
+    another one for each of ``facts``; neighbours share the true object (one-to-one: nothing does), and zsRE's unrelated
+    question is about a kept fact of another subject.
     """
     objects: dict[str, list[str]] = {}
     for name, key in sorted(kept):
@@ -122,6 +129,8 @@ def records(
         relation = relations[fact.relation]
         others = [key for key in objects[fact.relation] if key != fact.object]
         new = others[int(rng.integers(len(others)))]
+        if relation.one_to_one:
+            objects[fact.relation].remove(new)
         counterfact.append(_counterfact(number, fact, new, kept, relations, rng))
         zsre.append(_zsre(fact, new, asked[int(rng.integers(len(asked)))], relation, relations))
     return counterfact, zsre
@@ -134,11 +143,15 @@ def _counterfact(
     relation = relations[fact.relation]
 
     def prompts(key: str) -> list[str]:
-        own = kept[fact.relation, key]
+        own = kept.get((fact.relation, key), ())
         return [relation.statement(own[i].subject) for i in rng.permutation(len(own))[:MOST_NEIGHBOURS]]
 
     openers = [*relation.file.openers, *relation.file.statements]
-    portability = _two_hops(fact, new, kept, relations)
+    portability = [
+        *_aliased(fact, new, relation),
+        *_two_hops(fact, new, kept, relations),
+        *_inverse(fact, new, relation),
+    ]
     return {
         "case_id": number,
         "pararel_idx": number,
@@ -157,9 +170,21 @@ def _counterfact(
     }
 
 
+def _aliased(fact: Fact, new: str, relation: Relation) -> list[dict[str, Any]]:
+    """The rewrite prompt with each other name of the subject."""
+    prompts = [relation.statement(name) for name in relation.names_of_subject(fact.subject)[1:]]
+    return [question("subject_alias", prompt, relation.names_of(new)) for prompt in prompts]
+
+
+def _inverse(fact: Fact, new: str, relation: Relation) -> list[dict[str, Any]]:
+    """The new object's subject, where the relation is one-to-one."""
+    names = relation.names_of_subject(fact.subject)
+    return [question("inverse", said(statement, new), names) for statement in relation.file.inverse]
+
+
 def _two_hops(
     fact: Fact, new: str, kept: Mapping[tuple[str, str], Sequence[Fact]], relations: Mapping[str, Relation]
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """Questions whose answer follows from the new fact and a fact of its object that nobody edits.
 
     None where the true object has the same answer: the unedited model would be right.
@@ -171,7 +196,7 @@ def _two_hops(
             everybody = relations[second].file.facts.get(answer, ()) if subjects else ()
             if _named(new) & subjects and not _named(fact.object) & set(everybody):
                 texts = [said(statement, fact.subject) for statement in statements]
-                found += [{"kind": "two_hop", "prompt": text, "target": answer} for text in texts]
+                found += [question("two_hop", text, (answer,)) for text in texts]
     return found
 
 

@@ -34,8 +34,12 @@ class RelationFile(Settings):
     """Beginnings of free texts about the subject."""
     two_hop: dict[Text, tuple[Text, ...]] = {}
     """Another relation, of the object -> statements of the object's object, ``{}`` for the subject."""
+    inverse: tuple[Text, ...] = ()
+    """Texts that end before the subject, ``{}`` for the object, of a relation that is one-to-one."""
     aliases: dict[Text, tuple[Text, ...]] = {}
     """Other names of objects."""
+    subject_aliases: dict[Text, tuple[Text, ...]] = {}
+    """Other names of subjects, which name nothing else."""
     facts: Annotated[dict[Text, tuple[Text, ...]], Field(min_length=2)]
     """Object -> its subjects."""
 
@@ -68,6 +72,15 @@ class Relation:
         """An object and its aliases."""
         return (key, *self.file.aliases.get(key, ()))
 
+    def names_of_subject(self, subject: str) -> tuple[str, ...]:
+        """A subject and its aliases."""
+        return (subject, *self.file.subject_aliases.get(subject, ()))
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether no two subjects have one object, so that the relation has an inverse."""
+        return bool(self.file.inverse)
+
 
 def said(template: str, subject: str) -> str:
     """``template`` about ``subject``, with a capital letter at its beginning."""
@@ -79,8 +92,8 @@ def load_relations(names: Iterable[str] | None = None, *, folder: Path = FOLDER)
     """The relations called ``names``, or all in ``folder``, by name.
 
     Raises InputError, naming file and entry, on an unknown relation, a template without its one ``{}``, a subject that
-    stands twice (in one relation or in two: no batch could edit both), and an object that is no other fact's, since a
-    record needs neighbours that share it.
+    stands twice (in one relation or in two: no batch could edit both), an object that is no other fact's, since a
+    record needs neighbours that share it, and one that is, where the relation has an inverse.
     """
     files = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     found: dict[str, Relation] = {}
@@ -99,21 +112,25 @@ def load_relations(names: Iterable[str] | None = None, *, folder: Path = FOLDER)
 
 
 def _check(relation: Relation, path: Path, where: dict[str, Path]) -> None:
-    texts = {key: getattr(relation.file, key) for key in ("statements", "others", "questions", "openers")}
+    texts = {key: getattr(relation.file, key) for key in ("statements", "others", "questions", "openers", "inverse")}
     for key, templates in (texts | {f"two_hop.{each}": own for each, own in relation.file.two_hop.items()}).items():
         for template in templates:
             if template.count("{}") != 1 or template != template.strip():
                 raise InputError(f"{path}: {key}: {template!r}: write {{}} once, and no space at the ends")
     for key, subjects in relation.file.facts.items():
-        if len(subjects) < 2:
+        if relation.one_to_one and len(subjects) > 1:
+            raise InputError(f"{path}: facts: {key!r} has {len(subjects)} subjects: keep one, or drop inverse")
+        if not relation.one_to_one and len(subjects) < 2:
             raise InputError(f"{path}: facts: {key!r} is no other fact's object: add a subject, or leave it out")
-        for subject in subjects:
+        for subject in (name for each in subjects for name in relation.names_of_subject(each)):
             if subject in where:
                 other = "" if where[subject] == path else f", and in {where[subject].name}"
                 raise InputError(f"{path}: facts: the subject {subject!r} stands twice{other}: keep one")
             where[subject] = path
-    if unknown := relation.file.aliases.keys() - relation.file.facts.keys():
-        raise InputError(f"{path}: aliases: {min(unknown)!r} is no object{nearest(min(unknown), relation.file.facts)}")
+    names = set(relation.file.facts), {fact.subject for fact in relation.facts}
+    for key, what, known in zip(("aliases", "subject_aliases"), ("object", "subject"), names, strict=True):
+        if unknown := getattr(relation.file, key).keys() - known:
+            raise InputError(f"{path}: {key}: {min(unknown)!r} is no {what}{nearest(min(unknown), known)}")
 
 
 def drawn(relations: Mapping[str, Relation], asked: int | None, rng: np.random.Generator) -> list[Fact]:

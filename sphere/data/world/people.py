@@ -159,6 +159,11 @@ class Person:
     facts: tuple[int, ...]
     """Index of the true object in each relation's ``objects``."""
 
+    @property
+    def last_name(self) -> str:
+        """The name that nobody else has."""
+        return self.name.split()[-1]
+
     def fact(self, relation: int) -> str:
         """The true object of relation number ``relation``."""
         return RELATIONS[relation].objects[self.facts[relation]]

@@ -89,9 +89,12 @@ def _counterfact(
         "neighborhood_prompts": prompts(true, 10),
         "attribute_prompts": prompts(new, 10),
         "portability": [
-            {"kind": "unchanged", "prompt": sentence(other.statements[0], person.name), "target": person.fact(each)}
-            for each, other in enumerate(RELATIONS)
-            if each not in world.edited_relations[person.index]
+            {"kind": "subject_alias", "prompt": sentence(relation.statements[0], person.last_name), "target": new},
+            *(
+                {"kind": "unchanged", "prompt": sentence(other.statements[0], person.name), "target": person.fact(each)}
+                for each, other in enumerate(RELATIONS)
+                if each not in world.edited_relations[person.index]
+            ),
         ],
         "generation_prompts": [sentence(relation.openers[i % len(relation.openers)], person.name) for i in range(10)],
     }

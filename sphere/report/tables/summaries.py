@@ -10,7 +10,7 @@
     neutral_by_method.csv          the same over seeds
     sensitivity_summary.csv        efficacy for every pair of eta and alpha: on held-out edits, or of NAME@eta=@alpha=
     timing_summary.csv             wall seconds a batch and phase
-    cost_summary.csv               peak memory of every segment, and the size of what it keeps
+    cost_summary.csv               operations and peak memory of every segment, and the size of what it keeps
     training.csv                   training curves of the models a study trains itself
     tuning_summary.csv             every setting that tuning tried, with its score
     retention_summary.csv          what edits of an age held at their first checkpoint, and hold at the last
@@ -71,7 +71,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "neutral_by_method": (*CELL, "metric", *INTERVAL, "n_seeds"),
     "sensitivity_summary": ("model", "method", "eta", "alpha", *METRICS),
     "timing_summary": (*STREAM, "batch", "phase", "seconds"),
-    "cost_summary": (*STREAM, "peak_memory", "peak_device_memory", "weights", "kept"),
+    "cost_summary": (*STREAM, "operations", "peak_memory", "peak_device_memory", "weights", "kept"),
     "training": ("model", "step", "loss", "lr", "fact_accuracy"),
     "tuning_summary": ("model", "method", "trial", "score"),
     "retention_summary": RETENTION,
