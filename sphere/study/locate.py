@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import pandas as pd
+import torch
 
 from sphere.config.model import StatisticsSettings
 from sphere.config.values import ValueSettings
@@ -12,7 +14,8 @@ from sphere.data.records import EditRequest
 from sphere.editing.contexts import Contexts
 from sphere.editing.frozen import FrozenTargets
 from sphere.editing.methods import Method
-from sphere.editing.tracing import Effects
+from sphere.editing.tracing import Effects, default_window, trace
+from sphere.models.adapters import adapter
 from sphere.models.loading import LoadedModel
 from sphere.progress import track
 from sphere.study.own_model import prepare
@@ -20,6 +23,44 @@ from sphere.study.tune import METRICS, try_on
 
 SETS = 5
 """Sets of layers that a first batch is made in, beside the one at the peak of the effect."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """Which layers to edit, and what says so."""
+
+    effects: pd.DataFrame
+    """``effect_table``'s."""
+    window: int
+    """Layers that are put back at once."""
+    sets: pd.DataFrame | None
+    """``first_batches``'; None where there was no text for key statistics."""
+    layers: tuple[int, ...]
+    said: str
+    """Which layers, and why, in one line."""
+
+
+def locate_layers(
+    loaded: LoadedModel,
+    facts: Sequence[EditRequest],
+    method: Method,
+    documents: Sequence[str],
+    *,
+    size: int,
+    family: str,
+    seed: int,
+) -> Located:
+    """Trace ``facts``; with ``documents``, also edit them in one batch by ``method`` in sets of ``size`` layers.
+
+    ``seed`` is the noise's.
+    """
+    parts = adapter(loaded.model)
+    window, generator = default_window(parts.n_layers), torch.Generator().manual_seed(seed)
+    effects = effect_table(trace(parts, loaded.tokenizer, facts, window=window, generator=generator))
+    peak, sets = up_to_peak(effects, size), None
+    if documents:
+        sets = first_batches(loaded, facts, method, layer_sets(peak, parts.n_layers), documents, family=family)
+    return Located(effects, window, sets, *recommendation(effects, window, peak, sets))
 
 
 def effect_table(effects: Effects) -> pd.DataFrame:
@@ -86,12 +127,15 @@ def first_batches(
     return pd.DataFrame(rows)
 
 
-def recommendation(effects: pd.DataFrame, window: int, peak: Sequence[int], sets: pd.DataFrame | None) -> str:
-    """Which layers to edit, and why, in one line."""
+def recommendation(
+    effects: pd.DataFrame, window: int, peak: tuple[int, ...], sets: pd.DataFrame | None
+) -> tuple[tuple[int, ...], str]:
+    """Which layers to edit, and the same with its reason in one line."""
     top = effects.iloc[int(effects["effect"].to_numpy().argmax())]
     said = f"the effect of {window} layers peaks at layer {int(top['layer'])} ({top['effect']:.3f})"
     if sets is None or sets["score"].max() <= 0:
         why = "and they end there" if peak[-1] == int(top["layer"]) else "and they are the nearest that fit"
-        return f"edit layers {','.join(map(str, peak))}: {said}, {why}"
+        return peak, f"edit layers {','.join(map(str, peak))}: {said}, {why}"
     best = sets.iloc[int(sets["score"].to_numpy().argmax())]
-    return f"edit layers {best['layers']}: a first batch scores {best['score']:.3f} there, the most of all; {said}"
+    layers = tuple(int(layer) for layer in best["layers"].split(","))
+    return layers, f"edit layers {best['layers']}: a first batch scores {best['score']:.3f} there, the most of all; {said}"

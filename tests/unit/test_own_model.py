@@ -156,6 +156,28 @@ def test_tune_writes_a_file_that_a_study_takes_as_it_is(
         assert trials["second_moment_weight"][0] == 15_000, "the defaults are tried first"
 
 
+def test_tune_finds_the_layers_that_locate_recommends(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, inputs = tmp_path / "mine.yaml", (files / "model", files / "requests.json")
+    options = ("--corpus", files / "corpus.txt", "--family", "success", "--edits", 3)
+    assert run("locate", *inputs, *options, "--out", tmp_path / "layers.csv") == 0, capsys.readouterr().err
+    said = capsys.readouterr().out.splitlines()[-1]
+    for method in ("memit", "ft"):
+        assert run("tune", *inputs, *options, "--method", method, "--out", out, "--trials", 1) == 0
+        printed = capsys.readouterr()
+        wanted = said if method == "memit" else f"{said.partition(':')[0]}: {out} has them already"
+        assert printed.out.splitlines()[0] == wanted
+        assert ("tracing 3 facts" in printed.err) == (method == "memit")
+    layers = said.removeprefix("edit layers ").partition(":")[0]
+    assert ",".join(map(str, yaml.safe_load(out.read_text(encoding="utf-8"))["layers"])) == layers
+    for method in ("memit", "ft"):
+        trials = pd.read_csv(tmp_path / f"mine.{method}.trials.csv", dtype={"layers": str})
+        assert trials["layers"].tolist() == [layers]
+    for name in ("layers.csv", "layers.sets.csv"):
+        assert (tmp_path / f"mine.{name}").read_text() == (tmp_path / name).read_text()
+
+
 def test_a_file_of_another_model_is_not_written_over(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
