@@ -71,7 +71,7 @@ def locate(
     from sphere.report.figures.tracing import indirect_effect
     from sphere.study.locate import locate_layers
 
-    chosen = resolve(method)
+    resolve(method)
     documents = [] if corpus is None else read_documents(corpus)
     found = load_requests(requests)
     facts = found.requests[:edits]
@@ -80,7 +80,7 @@ def locate(
     count = size or len(default_layers(depth))
     if count > depth - 1:
         raise InputError(f"--size {count}: the model has {depth} layers, all but the last can be edited")
-    located = locate_layers(loaded, facts, chosen, documents, size=count, family=family, seed=seed)
+    located = locate_layers(loaded, facts, method, documents, size=count, family=family, seed=seed)
     write_csv(located.effects, out)
     indirect_effect(located.effects, out.with_suffix(""))
     print_frame(located.effects, f"Indirect effect of {located.window} layers on {len(facts)} facts")
@@ -102,7 +102,9 @@ def tune(
     method: Annotated[str, typer.Option(help="Such as memit, alphaedit, sphere or memit+sphere.")],
     out: Annotated[Path, typer.Option(help="The model's file: config/models/NAME.yaml. Methods are added to it.")],
     corpus: Corpus = None,
-    layers: Annotated[str | None, typer.Option(help="Such as 4,5,6; by default those that `sphere locate` finds.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Such as 4,5,6; by default those that `sphere locate` finds.")
+    ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Settings tried; give every method the same.")] = 6,
     edits: Annotated[int, typer.Option(min=1, help="Edits in a trial, at most.")] = 60,
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 20,
@@ -159,9 +161,8 @@ def _layers_of(path: Path) -> tuple[int, ...] | None:
 def _located(
     loaded: LoadedModel, facts: Sequence[EditRequest], documents: Sequence[str], out: Path, family: str, seed: int
 ) -> tuple[int, ...]:
-    """The layers that ``sphere locate`` recommends by its defaults; says so, and leaves what it found beside ``out``."""
+    """The layers that ``sphere locate`` recommends by its defaults; says so, and writes its tables beside ``out``."""
     from sphere.config.tuning import LocateSettings
-    from sphere.editing.methods import resolve
     from sphere.files import write_csv
     from sphere.models.adapters import adapter
     from sphere.models.loading import default_layers
@@ -171,11 +172,11 @@ def _located(
     located = locate_layers(
         loaded,
         facts[: default.records],
-        resolve(default.method),
+        default.method,
         documents,
         size=len(default_layers(adapter(loaded.model).n_layers)),
-        family=family,
         seed=seed,
+        family=family,
     )
     write_csv(located.effects, out.with_suffix(".layers.csv"))
     if located.sets is not None:
