@@ -76,10 +76,7 @@ def locate(
     found = load_requests(requests)
     facts = found.requests[:edits]
     loaded = load_quietly(model_dir, device, dtype)
-    depth = adapter(loaded.model).n_layers
-    count = size or len(default_layers(depth))
-    if count > depth - 1:
-        raise InputError(f"--size {count}: the model has {depth} layers, all but the last can be edited")
+    count = size or len(default_layers(adapter(loaded.model).n_layers))
     located = locate_layers(loaded, facts, method, documents, size=count, family=family, seed=seed)
     write_csv(located.effects, out)
     indirect_effect(located.effects, out.with_suffix(""))

@@ -59,9 +59,12 @@ def locate_layers(
 ) -> Located:
     """Trace ``facts``; with ``documents``, also edit them in one batch by ``method`` in sets of ``size`` layers.
 
-    ``seed`` is the noise's. ``others`` are sets to try beside those; ``batch`` is passed to ``first_batches``.
+    ``seed`` is the noise's. ``others`` are sets to try beside those; ``batch`` is passed to ``first_batches``. Raises
+    InputError if there are not as many layers that can be edited.
     """
     parts = adapter(loaded.model)
+    if size > parts.n_layers - 1:
+        raise InputError(f"sets of {size} layers: the model has {parts.n_layers}, all but the last can be edited")
     window, generator = default_window(parts.n_layers), torch.Generator().manual_seed(seed)
     effects = effect_table(trace(parts, loaded.tokenizer, facts, window=window, generator=generator))
     peak, sets = up_to_peak(effects, size), None
