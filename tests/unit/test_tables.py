@@ -686,7 +686,7 @@ def test_layers_are_shown_with_the_effect_of_their_set(gathered: Path, tmp_path:
     assert [row.cells["effect"].value for row in table.rows] == pytest.approx([0.15, 0.25, 0.05])
     assert [row.cells["efficacy"].value for row in table.rows] == [100, 75, 50]
     assert table.rows[1].cells["score"].value == pytest.approx(100 * 3 / (1 / 0.75 + 1 / 0.5 + 1 / 0.9))
-    assert table.notes[0] == "tiny: 8 held-out facts, traced with windows of 2 layers, edited by AlphaEdit."
+    assert table.notes[0] == "tiny: 8 held-out facts, traced (layers in a window: 2) and edited by AlphaEdit."
     scope = made_up_study.study(datasets=["counterfact"], methods=["memit"], seeds=[0], checkpoints=[20])
     root = made_up_study.make_results(tmp_path, scope)
     for path in (root / "tiny" / "locate").iterdir():

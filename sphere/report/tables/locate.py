@@ -29,7 +29,7 @@ def layers_table(effects: pd.DataFrame, sets: pd.DataFrame) -> Table:
             label = ", ".join(map(str, layers)) + (", edited in this study" if line["edited"] else "")
             rows.append(Row(str(model), label, {"effect": Cell(traced.loc[layers, "effect"].mean()), **cells}))
         method, facts, window = tried["method"].iloc[0], tried["n"].iloc[0], traced["window"].iloc[0]
-        said = f"{facts:g} held-out facts, traced with windows of {window:g} layers, edited by {method_label(method)}"
+        said = f"{facts:g} held-out facts, traced (layers in a window: {window:g}) and edited by {method_label(method)}"
         notes.append(f"{model}: {said}.")
     notes.append(
         "Indirect effect: the probability of the model's own answer that returns when the MLP outputs of a window of "
