@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,12 @@ from sphere.cli_common import (
     say_skipped,
 )
 from sphere.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sphere.data.records import EditRequest
+    from sphere.models.loading import LoadedModel
 
 
 def check(model_dir: ModelDir, as_json: AsJson = False, device: Device = "auto", dtype: Dtype = None) -> None:
@@ -56,39 +62,29 @@ def locate(
     """Which layers to edit: causal tracing on REQUESTS and, given a corpus, a first batch in several sets of layers."""
     _check_family(family)
 
-    import torch
-
     from sphere.data.records import load_requests
     from sphere.editing.methods import resolve
     from sphere.editing.stats import read_documents
-    from sphere.editing.tracing import default_window, trace
     from sphere.files import write_csv
     from sphere.models.adapters import adapter
     from sphere.models.loading import default_layers
     from sphere.report.figures.tracing import indirect_effect
-    from sphere.study.locate import effect_table, first_batches, layer_sets, recommendation, up_to_peak
+    from sphere.study.locate import locate_layers
 
-    chosen = resolve(method)
-    documents = None if corpus is None else read_documents(corpus)
+    resolve(method)
+    documents = [] if corpus is None else read_documents(corpus)
     found = load_requests(requests)
     facts = found.requests[:edits]
     loaded = load_quietly(model_dir, device, dtype)
-    parts = adapter(loaded.model)
-    window, count = default_window(parts.n_layers), size or len(default_layers(parts.n_layers))
-    if count > parts.n_layers - 1:
-        raise InputError(f"--size {count}: the model has {parts.n_layers} layers, all but the last can be edited")
-    generator = torch.Generator().manual_seed(seed)
-    effects = effect_table(trace(parts, loaded.tokenizer, facts, window=window, generator=generator))
-    peak, sets = up_to_peak(effects, count), None
-    write_csv(effects, out)
-    indirect_effect(effects, out.with_suffix(""))
-    print_frame(effects, f"Indirect effect of {window} layers on {len(facts)} facts")
-    if documents is not None:
-        tried = layer_sets(peak, parts.n_layers)
-        sets = first_batches(loaded, facts, chosen, tried, documents, family=family)
-        write_csv(sets, out.with_suffix(".sets.csv"))
-        print_frame(sets, f"A first batch of {len(facts)} edits by {method}, {family}")
-    print(recommendation(effects, window, peak, sets))
+    count = size or len(default_layers(adapter(loaded.model).n_layers))
+    located = locate_layers(loaded, facts, method, documents, size=count, family=family, seed=seed)
+    write_csv(located.effects, out)
+    indirect_effect(located.effects, out.with_suffix(""))
+    print_frame(located.effects, f"Indirect effect of {located.window} layers on {len(facts)} facts")
+    if located.sets is not None:
+        write_csv(located.sets, out.with_suffix(".sets.csv"))
+        print_frame(located.sets, f"A first batch of {len(facts)} edits by {method}, {family}")
+    print(located.said)
     say_skipped(found)
 
 
@@ -103,7 +99,9 @@ def tune(
     method: Annotated[str, typer.Option(help="Such as memit, alphaedit, sphere or memit+sphere.")],
     out: Annotated[Path, typer.Option(help="The model's file: config/models/NAME.yaml. Methods are added to it.")],
     corpus: Corpus = None,
-    layers: Annotated[str | None, typer.Option(help="Such as 4,5,6; by default MEMIT's, scaled to the depth.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Such as 4,5,6; by default those that `sphere locate` finds.")
+    ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Settings tried; give every method the same.")] = 6,
     edits: Annotated[int, typer.Option(min=1, help="Edits in a trial, at most.")] = 60,
     batch_size: Annotated[int, typer.Option(min=1, help="Edits made at once.")] = 20,
@@ -122,7 +120,6 @@ def tune(
     from sphere.editing.methods import resolve
     from sphere.editing.stats import read_documents
     from sphere.models.adapters import adapter
-    from sphere.models.loading import default_layers
     from sphere.study.own_model import chosen_settings, model_file, search, write_model
 
     chosen = resolve(method)
@@ -131,9 +128,10 @@ def tune(
     documents = [] if corpus is None else read_documents(corpus)
     found = load_requests(requests)
     loaded = load_quietly(model_dir, device, dtype)
-    parts = adapter(loaded.model)
-    where = default_layers(parts.n_layers) if layers is None else layer_numbers(layers)
-    model = model_file(out, model_dir, parts, where, len(documents))
+    where = None if layers is None else layer_numbers(layers)
+    if where is None:
+        where = _layers_of(out) or _located(loaded, found.requests[:edits], documents, out, family, seed)
+    model = model_file(out, model_dir, adapter(loaded.model), where, len(documents))
     budget = TuningSettings(trials=trials, edits=min(edits, len(found.requests)), seed=seed)
     frame = search(
         loaded, found.requests, chosen, model, documents, tuning=budget, batch_size=batch_size, family=family
@@ -143,3 +141,42 @@ def tune(
     print_frame(frame, f"{method} on {budget.edits} held-out edits, {family}")
     print(f"{method}: {json.dumps(settings)} written to {out}, its trials to {beside}")
     say_skipped(found)
+
+
+def _layers_of(path: Path) -> tuple[int, ...] | None:
+    """The layers that the model's file edits, if it is there already; says so."""
+    from sphere.config.base import read_settings
+    from sphere.config.model import ModelConfig
+
+    if not path.exists():
+        return None
+    layers = read_settings(ModelConfig, path).layers
+    print(f"edit layers {','.join(map(str, layers))}: {path} has them already")
+    return layers
+
+
+def _located(
+    loaded: LoadedModel, facts: Sequence[EditRequest], documents: Sequence[str], out: Path, family: str, seed: int
+) -> tuple[int, ...]:
+    """The layers that ``sphere locate`` recommends by its defaults; says so, and writes its tables beside ``out``."""
+    from sphere.config.tuning import LocateSettings
+    from sphere.files import write_csv
+    from sphere.models.adapters import adapter
+    from sphere.models.loading import default_layers
+    from sphere.study.locate import locate_layers
+
+    default = LocateSettings()
+    located = locate_layers(
+        loaded,
+        facts[: default.records],
+        default.method,
+        documents,
+        size=len(default_layers(adapter(loaded.model).n_layers)),
+        seed=seed,
+        family=family,
+    )
+    write_csv(located.effects, out.with_suffix(".layers.csv"))
+    if located.sets is not None:
+        write_csv(located.sets, out.with_suffix(".layers.sets.csv"))
+    print(located.said)
+    return located.layers

@@ -20,7 +20,7 @@ MODEL_FOLDERS = ("world", "facts", "streams", "tables", "figures", "claims", "lo
 """Folders of results/STUDY beside those of its models."""
 DOWNLOAD_FOLDERS = ("logs", "benchmarks", "provenance")
 """Folders of results/downloads beside those of datasets."""
-DATASET_FOLDERS = ("model", "targets", "tuning", "sensitivity", "pre-edited", "provenance")
+DATASET_FOLDERS = ("model", "targets", "locate", "tuning", "sensitivity", "pre-edited", "provenance")
 """Folders of results/STUDY/MODEL beside those of its datasets."""
 METHOD_FOLDERS = ("pre-edited", "in-context")
 """Folders of results/STUDY/MODEL/DATASET beside those of its methods."""

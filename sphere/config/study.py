@@ -19,7 +19,7 @@ from sphere.config.names import (
     MethodName,
     Name,
 )
-from sphere.config.tuning import SensitivitySettings, TuningSettings
+from sphere.config.tuning import LocateSettings, SensitivitySettings, TuningSettings
 from sphere.config.world import WORLD_TASKS, WorldSettings
 from sphere.errors import nearest
 
@@ -65,6 +65,8 @@ class StudyConfig(Settings):
     """Measure the log-odds of the new object against the true one; it takes no further pass of the model."""
     neutral: NeutralSettings | None = None
     """Bits a byte and drift on text that no edit is about, at every checkpoint; null measures none."""
+    locate: LocateSettings | None = None
+    """Which layers causal tracing and first batches would choose, beside those that are edited; null asks nothing."""
     tuning: TuningSettings | None = None
     """Hyperparameter search before the streams; null takes the model's ``methods`` as they are."""
     sensitivity: SensitivitySettings | None = None
@@ -115,12 +117,12 @@ class StudyConfig(Settings):
                 raise ValueError(f"tasks.names: {task!r} needs the study to have a world")
             if task in FACTS_TASKS and self.facts is None:
                 raise ValueError(f"tasks.names: {task!r} needs the study to have facts (facts: {{}})")
-        for key in ("tuning", "sensitivity"):
-            asked = getattr(self, key)
-            if asked is not None and self.world is None and self.facts is None:
-                raise ValueError(f"{key} needs a world or facts, whose held-out records it edits")
-            if asked is not None and self.world is None and self.facts and asked.edits > self.facts.held_out:
-                raise ValueError(f"{key}.edits: {asked.edits} edits, but facts.held_out is {self.facts.held_out}")
+        for key, edits in self._held_out().items():
+            if self.world is None and self.facts is None:
+                section = key.partition(".")[0]
+                raise ValueError(f"{section} needs a world or facts, whose held-out records it edits")
+            if self.world is None and self.facts and edits > self.facts.held_out:
+                raise ValueError(f"{key}: {edits} edits, but facts.held_out is {self.facts.held_out}")
         if self.facts is not None and self.facts.model is not None and self.facts.model not in self.models:
             known = nearest(self.facts.model, self.models)
             raise ValueError(f"facts.model: {self.facts.model!r} is no model of this study{known}")
@@ -128,13 +130,20 @@ class StudyConfig(Settings):
             self._within(self.world)
         return self
 
+    def _held_out(self) -> dict[str, int]:
+        """Key -> the held-out records that it has edited."""
+        return {
+            **({"locate.records": self.locate.records} if self.locate else {}),
+            **({"tuning.edits": self.tuning.edits} if self.tuning else {}),
+            **({"sensitivity.edits": self.sensitivity.edits} if self.sensitivity else {}),
+        }
+
     def _within(self, world: WorldSettings) -> None:
         """The world holds as many edits as are asked of it."""
         streamed = self.edits if any(each.source == "world" for each in self.datasets.values()) else 0
         for what, wanted, people in (
             ("checkpoints", streamed, "people"),
-            ("tuning.edits", self.tuning.edits if self.tuning else 0, "tuning_people"),
-            ("sensitivity.edits", self.sensitivity.edits if self.sensitivity else 0, "tuning_people"),
+            *((key, edits, "tuning_people") for key, edits in self._held_out().items()),
         ):
             there = getattr(world, people) * world.edits_per_person
             if wanted > there:

@@ -1,4 +1,4 @@
-"""The sections ``tuning`` and ``sensitivity`` of a study."""
+"""The sections ``locate``, ``tuning`` and ``sensitivity`` of a study: what is tried on held-out records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,19 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sphere.config.base import Positive, Settings, Share
+from sphere.config.base import Count, Positive, Settings, Share
+from sphere.config.names import MethodName
+
+
+class LocateSettings(Settings):
+    """Causal tracing, and a first batch of edits in several sets of layers: which layers to edit."""
+
+    records: Positive = 20
+    """Held-out facts that are traced, and edited in a first batch."""
+    method: MethodName = "alphaedit"
+    """Makes the first batches; none of the study's need be, since layers belong to a model."""
+    seed: Count = 0
+    """Seed of the noise that a subject's embeddings are corrupted with."""
 
 
 class TuningSettings(Settings):

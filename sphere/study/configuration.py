@@ -184,6 +184,9 @@ def _check_methods(path: Path, whole: Study) -> None:
     for method in whole.study.methods:
         with _naming(f"{path}: methods"):
             resolve(method)
+    if whole.study.locate:
+        with _naming(f"{path}: locate"):
+            resolve(whole.study.locate.method)
     if tried := whole.study.sensitivity:
         with _naming(f"{path}: sensitivity"):
             resolve(tried.method, hyperparameters={"eta": tried.eta[0], "alpha": tried.alpha[0]})
@@ -191,7 +194,8 @@ def _check_methods(path: Path, whole: Study) -> None:
             raise InputError(f"{path}: sensitivity.method: {tried.method!r} is not one of the study's methods: add it")
     for name, model in whole.models.items():
         with _naming(f"models/{name}.yaml: methods"):
-            for method in (*model.methods, *whole.study.methods):
+            located = [whole.study.locate.method] if whole.study.locate else []
+            for method in (*model.methods, *whole.study.methods, *located):
                 resolve(method, hyperparameters=model.hyperparameters(method))
         with _naming(f"models/{name}.yaml: tuning_grid"):
             for method, grid in model.tuning_grid.items():

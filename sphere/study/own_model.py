@@ -162,5 +162,5 @@ def write_model(path: Path, model: ModelConfig, method: str, settings: Mapping[s
     with write_atomically(path) as temporary:
         temporary.write_text(SCHEMA + said + text, encoding="utf-8")
     beside = path.with_name(f"{path.stem}.{method}.trials.csv")
-    write_csv(trials, beside)
+    write_csv(trials.assign(layers=",".join(map(str, model.layers))), beside)
     return beside

@@ -26,7 +26,7 @@ def test_the_study_runs_through_the_profile_and_slurm_saw_what_was_asked(site: S
         file = place.folder / "config" / "studies" / "smoke.yaml"
         study = yaml.safe_load(file.read_text(encoding="utf-8"))
         study |= {"datasets": {"counterfact": {"source": "world"}}, "methods": ["sphere"]}
-        kept = {key: value for key, value in study.items() if key not in ("tuning", "sensitivity")}
+        kept = {key: value for key, value in study.items() if key not in ("locate", "tuning", "sensitivity")}
         file.write_text(yaml.safe_dump(kept), encoding="utf-8")
     place.change("studies/smoke.yaml", "jobs: stream", "jobs: checkpoint")
     place.change("models/smoke.yaml", "device: cpu\n", "device: cpu\nresources: {gpu: 1}\n")

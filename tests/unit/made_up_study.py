@@ -46,6 +46,8 @@ def make_results(root: Path, scope: dict[str, Any]) -> Path:
         curve = {"step": steps, "loss": 7 * np.exp(-steps / 120) + 0.9, "lr": 2e-3,
                  "fact_accuracy": np.where(steps % 100 == 0, 1 - np.exp(-((steps / 350) ** 3)), np.nan)}  # fmt: skip
         save(pd.DataFrame(curve), root / model / "training.csv")
+        save(layer_effects(), root / model / "locate" / "effects.csv")
+        save(layer_sets(), root / model / "locate" / "sets.csv")
         for dataset in scope["datasets"]:
             save(editing(20, {"efficacy": 0.01, "generalization": 0.02, "specificity": 0.9}, dataset, seed=99),
                  root / model / dataset / "pre-edited" / "editing.csv")  # fmt: skip
@@ -130,6 +132,20 @@ def neutral(lost: float) -> pd.DataFrame:
     """Bits a byte and drift of a model that has lost so much."""
     rows = [("bits_per_byte", 1 + lost, 0.02, 8), ("kl", lost / 2, 0.01, 8), ("top1", 1 - lost, 0.03, 8)]
     return pd.DataFrame(rows, columns=["metric", "value", "stderr", "n"])
+
+
+def layer_effects() -> pd.DataFrame:
+    """Of six layers; the third carries most."""
+    effect = [0.1, 0.2, 0.3, 0.1, 0.0, 0.0]
+    return pd.DataFrame({"layer": range(6), "effect": effect, "stderr": 0.02, "n": 8, "window": 2})
+
+
+def layer_sets() -> pd.DataFrame:
+    """Three sets; the study edits the second, and the first would be better."""
+    scores = {"efficacy": [1.0, 0.75, 0.5], "generalization": [0.8, 0.5, 0.25], "specificity": [0.9, 0.9, 0.9]}
+    frame = pd.DataFrame({"layers": ["0,1", "1,2", "3,4"], **scores})
+    means = 3 / sum(1 / frame[metric] for metric in METRICS)
+    return frame.assign(score=means, method="alphaedit", n=8, edited=[False, True, False])
 
 
 def weights(n: int = 60, d: int = 40) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:

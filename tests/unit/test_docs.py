@@ -41,7 +41,7 @@ from sphere.models.adapters import Family, adapter
 from sphere.models.hooks import capture_output
 from sphere.report import claims, results
 from sphere.report.tables import summaries
-from sphere.study import plan, stages, tune
+from sphere.study import locate, plan, stages, tune
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -190,6 +190,8 @@ SCHEMA: dict[str, tuple[str, ...]] = {
     "general_ability.csv": general_ability.COLUMNS,
     "neutral.csv": neutral.COLUMNS,
     "training.csv": summaries.COLUMNS["training"][1:],
+    "locate/effects.csv": locate.EFFECTS,
+    "locate/sets.csv": locate.SETS_TRIED,
     "tuning/METHOD.csv": ("trial", *tune.METRICS, "score"),
     "sensitivity/METHOD.csv": ("trial", "eta", "alpha", *tune.METRICS, "score"),
     "streams/DATASET/seedS_skipped.csv": ("case_id", "reason"),

@@ -242,7 +242,7 @@ def test_texts_have_room_with_eight_pairs_and_eight_families(
 def test_figures_of_a_study_with_next_to_nothing(tmp_path: Path) -> None:
     scope = made_up_study.study(datasets=["counterfact"], methods=["memit"], seeds=[0], checkpoints=[20])
     root = made_up_study.make_results(tmp_path, scope)
-    for name in ("energy.csv", "timing.csv", "general_ability.csv", "training.csv"):
+    for name in ("energy.csv", "timing.csv", "general_ability.csv", "training.csv", "effects.csv", "sets.csv"):
         for path in root.rglob(name):
             path.unlink()
     gather(root, scope, root / "tables")
@@ -377,6 +377,16 @@ def test_training_is_drawn_in_no_methods_colour(gathered: Path, drawn: list[Figu
     FIGURES["training"](gathered, tmp_path / "x")
     colours = {line.get_color() for axis in drawn[0].axes for line in axis.lines}
     assert not colours & {look(name).colour for name in METHOD_LABELS}
+
+
+def test_layers_are_drawn_over_those_that_the_study_edits(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:
+    FIGURES["layers"](gathered, tmp_path / "x")
+    upper, lower = drawn[0].axes
+    assert [(box.get_x(), box.get_width()) for box in upper.patches] == [(0.5, 1), (1.5, 1)]
+    assert [list(line.get_xdata()) for line in lower.lines] == [[0.5, 1.5, 3.5]] * 3
+    assert list(lower.lines[0].get_ydata()) == [100, 75, 50]
+    drawn_effect = next(line for line in upper.lines if len(line.get_xdata()) == 6)
+    assert list(drawn_effect.get_ydata()) == made_up_study.layer_effects()["effect"].tolist()
 
 
 def test_sensitivity_writes_the_number_in_its_cell(gathered: Path, drawn: list[Figure], tmp_path: Path) -> None:

@@ -14,10 +14,16 @@ from conftest import FAMILIES, ModelMaker, TokenizerMaker
 from safetensors.torch import load_file, save_file
 
 from sphere import cli
+from sphere.config.model import EditSettings, StatisticsSettings
+from sphere.config.tuning import LocateSettings
+from sphere.config.values import ValueSettings
 from sphere.editing.inspection import inspect
 from sphere.editing.methods import method_names, resolve
+from sphere.errors import InputError
 from sphere.models.loading import LoadedModel
+from sphere.study import locate as module
 from sphere.study.configuration import load_study
+from sphere.study.tune import try_on
 
 EDITS = 8
 
@@ -115,6 +121,48 @@ def test_locate_says_which_layers_and_why(files: Path, tmp_path: Path, capsys: p
     assert "all but the last can be edited" in capsys.readouterr().err
 
 
+def test_a_study_locates_by_its_settings_with_its_own_layers_among_the_sets(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def watched(*inputs: Any, **settings: Any) -> pd.DataFrame:
+        asked.append(settings)
+        return try_on(*inputs, **settings)
+
+    monkeypatch.setattr(module, "try_on", watched)
+    values = ValueSettings(steps=3, lr=0.25, weights="pretrained")
+
+    def located(records: int) -> None:
+        module.locate_for_study(
+            files / "model",
+            files / "requests.json",
+            files / "corpus.txt",
+            locate=LocateSettings(records=records, method="memit"),
+            hyperparameters={"second_moment_weight": 5.0},
+            editing=EditSettings(layers=(0, 2), device="cpu", values=values),
+            text=StatisticsSettings(documents=4),
+            out_effects=tmp_path / "effects.csv",
+            out_sets=tmp_path / "sets.csv",
+        )
+
+    with pytest.raises(InputError, match=r"has 8 usable records, the study locates layers on 9"):
+        located(9)
+    located(3)
+    effects, sets = pd.read_csv(tmp_path / "effects.csv"), pd.read_csv(tmp_path / "sets.csv")
+    assert (list(effects), list(sets)) == (list(module.EFFECTS), list(module.SETS_TRIED))
+    assert effects["layer"].tolist() == [0, 1, 2, 3]
+    assert (set(effects["n"]), set(effects["window"])) == ({3}, {1})
+    assert sets["layers"].tolist() == ["0,1", "0,2", "1,2"]
+    assert sets["edited"].tolist() == [False, True, False]
+    assert set(zip(sets["method"], sets["n"], strict=True)) == {("memit", 3)}
+    assert [settings["layers"] for settings in asked] == [(0, 1), (0, 2), (1, 2)]
+    for settings in asked:
+        assert settings["values"] == values.model_copy(update={"weights": "current"})
+        assert settings["hyperparameters"] == {"second_moment_weight": 5.0}
+        assert (settings["batch_size"], settings["family"]) == (3, "accuracy")
+
+
 # -------------------------------------------------------------------------------------------------------- tune
 
 
@@ -154,6 +202,28 @@ def test_tune_writes_a_file_that_a_study_takes_as_it_is(
             assert found == pytest.approx(best[key]), key
         assert len(trials) == 2
         assert trials["second_moment_weight"][0] == 15_000, "the defaults are tried first"
+
+
+def test_tune_finds_the_layers_that_locate_recommends(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, inputs = tmp_path / "mine.yaml", (files / "model", files / "requests.json")
+    options = ("--corpus", files / "corpus.txt", "--family", "success", "--edits", 3)
+    assert run("locate", *inputs, *options, "--out", tmp_path / "layers.csv") == 0, capsys.readouterr().err
+    said = capsys.readouterr().out.splitlines()[-1]
+    for method in ("memit", "ft"):
+        assert run("tune", *inputs, *options, "--method", method, "--out", out, "--trials", 1) == 0
+        printed = capsys.readouterr()
+        wanted = said if method == "memit" else f"{said.partition(':')[0]}: {out} has them already"
+        assert printed.out.splitlines()[0] == wanted
+        assert ("tracing 3 facts" in printed.err) == (method == "memit")
+    layers = said.removeprefix("edit layers ").partition(":")[0]
+    assert ",".join(map(str, yaml.safe_load(out.read_text(encoding="utf-8"))["layers"])) == layers
+    for method in ("memit", "ft"):
+        trials = pd.read_csv(tmp_path / f"mine.{method}.trials.csv", dtype={"layers": str})
+        assert trials["layers"].tolist() == [layers]
+    for name in ("layers.csv", "layers.sets.csv"):
+        assert (tmp_path / f"mine.{name}").read_text() == (tmp_path / name).read_text()
 
 
 def test_a_file_of_another_model_is_not_written_over(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ from sphere.editing.methods import resolve
 from sphere.editing.replay import Row, record
 from sphere.editing.spectra import save_directions, save_null_space
 from sphere.editing.stats import collect_statistics
+from sphere.editing.tracing import trace
 from sphere.errors import InputError
 from sphere.models.adapters import adapter
 from sphere.study.configuration import Study, load_study
+from sphere.study.locate import SETS
 from sphere.study.plan import RULES, Asked, Plan, plan
-from sphere.study.plan.costs import GIB, Costs
+from sphere.study.plan.costs import GIB, TRACED, Costs
 from sphere.study.plan.shapes import Sizes, check_shape, shape_of
 
 ROOT = Path(__file__).parents[2]
@@ -353,6 +356,24 @@ def test_files_are_as_large_as_planned(
     }  # fmt: skip
     for name, size in planned.items():
         assert (tmp_path / name).stat().st_size == pytest.approx(size, rel=0.05, abs=3000), name
+
+
+def test_locating_layers_is_planned() -> None:
+    """Once a model, for as many facts and sets as the code takes, with room for the statistics of a set."""
+    assert {"draws": signature(trace).parameters["draws"].default, "sets": SETS + 2} == TRACED
+    smoke = load_study("smoke", root=ROOT / "config")
+    assert smoke.study.locate is not None
+
+    def planned(**changes: Any) -> Plan:
+        settings = None if changes.get("off") else smoke.study.locate.model_copy(update=changes)  # type: ignore[union-attr]
+        return plan(smoke.model_copy(update={"study": smoke.study.model_copy(update={"locate": settings})}))
+
+    once, more = (planned(records=n).job("locate", model="smoke") for n in (4, 400))
+    assert once.count == 1
+    assert more.seconds > once.seconds > 0
+    assert once.host >= planned().job("statistics", model="smoke").host
+    assert planned(method="ft").job("locate", model="smoke").host < once.host, "it takes no statistics"
+    assert "locate" not in {job.rule for job in planned(off=True).jobs}
 
 
 # ------------------------------------------------------------------------------------------------------ the command

@@ -678,6 +678,23 @@ def test_pairs_of_eta_and_alpha_among_the_methods_are_a_map(tmp_path: Path) -> N
     assert [column.header for column in table.columns] == ["α = 0", "α = 0.5", "α = 0.7"]
 
 
+def test_layers_are_shown_with_the_effect_of_their_set(gathered: Path, tmp_path: Path) -> None:
+    table = build("layers", gathered)
+    assert [(row.section, row.label) for row in table.rows] == [
+        ("tiny", "0, 1"), ("tiny", "1, 2, edited in this study"), ("tiny", "3, 4"),
+    ]  # fmt: skip
+    assert [row.cells["effect"].value for row in table.rows] == pytest.approx([0.15, 0.25, 0.05])
+    assert [row.cells["efficacy"].value for row in table.rows] == [100, 75, 50]
+    assert table.rows[1].cells["score"].value == pytest.approx(100 * 3 / (1 / 0.75 + 1 / 0.5 + 1 / 0.9))
+    assert table.notes[0] == "tiny: 8 held-out facts, traced (layers in a window: 2) and edited by AlphaEdit."
+    scope = made_up_study.study(datasets=["counterfact"], methods=["memit"], seeds=[0], checkpoints=[20])
+    root = made_up_study.make_results(tmp_path, scope)
+    for path in (root / "tiny" / "locate").iterdir():
+        path.unlink()
+    gather(root, scope, root / "tables")
+    assert build("layers", root / "tables").notes == ["No layers were located."]
+
+
 def test_the_gain_from_the_projection_is_taken_seed_by_seed(gathered: Path) -> None:
     table = build("plug_and_play", gathered, published=PUBLISHED)
     assert [(row.section, row.label) for row in table.rows] == [

@@ -103,12 +103,15 @@ def test_the_recommended_layers_end_at_the_peak_or_score_best() -> None:
     assert up_to_peak(effects, 3) == (1, 2, 3)
     assert up_to_peak(table(0.5, 0.1, 0.2, 0.1), 2) == (0, 1), "as early as there is room"
     assert up_to_peak(table(0.0, 0.1, 0.2, 0.5), 2) == (1, 2), "the last layer of all is none of them"
-    said = recommendation(effects, 2, (1, 2, 3), None)
+    layers, said = recommendation(effects, 2, (1, 2, 3), None)
+    assert layers == (1, 2, 3)
     assert said == "edit layers 1,2,3: the effect of 2 layers peaks at layer 3 (0.500), and they end there"
-    assert recommendation(table(0.5, 0.1, 0.2, 0.1), 2, (0, 1), None).endswith("and they are the nearest that fit")
+    assert recommendation(table(0.5, 0.1, 0.2, 0.1), 2, (0, 1), None)[1].endswith("and they are the nearest that fit")
     sets = pd.DataFrame({"layers": ["0,1,2", "4,5,6"], "score": [0.2, 0.6]})
-    assert recommendation(effects, 2, (1, 2, 3), sets).startswith("edit layers 4,5,6: a first batch scores 0.600")
-    assert recommendation(effects, 2, (1, 2, 3), sets.assign(score=0.0)) == said
+    best, said_best = recommendation(effects, 2, (1, 2, 3), sets)
+    assert best == (4, 5, 6)
+    assert said_best.startswith("edit layers 4,5,6: a first batch scores 0.600")
+    assert recommendation(effects, 2, (1, 2, 3), sets.assign(score=0.0)) == (layers, said)
 
 
 @pytest.mark.parametrize(("depth", "size"), [(4, 2), (30, 5), (32, 5), (3, 2), (6, 1)])

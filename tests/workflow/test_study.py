@@ -174,7 +174,7 @@ CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
         "models/smoke.yaml",
         "steps: 20,",
         "steps: 21,",
-        {"tune": 2, "sensitivity": 1, "edit": 4, "measure": 4, "neurons": 1},
+        {"locate": 1, "tune": 2, "sensitivity": 1, "edit": 4, "measure": 4, "neurons": 1},
     ),
     (  # the contexts are an input of every edit
         "models/smoke.yaml",
@@ -200,6 +200,7 @@ CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
         "tokens: 9",
         {"measure": 4, "evaluate_pre_edited": 2, "evaluate_in_context": 2},
     ),
+    ("studies/smoke.yaml", "locate: {records: 4}", "locate: {records: 3}", {"locate": 1}),
     ("studies/smoke.yaml", "passages: 8", "passages: 7", {"measure": 4, "neutral_pre_edited": 1}),
     (  # what a job asks of a machine changes no result
         "models/smoke.yaml",

@@ -15,6 +15,8 @@ SUMMARIES = [
     "general_ability_by_method",
     "neutral_summary",
     "neutral_by_method",
+    "layer_effects",
+    "layer_sets",
     "sensitivity_summary",
     "timing_summary",
     "cost_summary",
@@ -57,6 +59,9 @@ rule gather:
             "<study>/streams/{dataset}/seed{seed}_skipped.csv",
             dataset=STUDY.datasets,
             seed=STUDY.seeds,
+        ),
+        located=(
+            expand("<study>/{model}/locate/{name}.csv", model=MODELS, name=["effects", "sets"]) if STUDY.locate else []
         ),
         tuning=(
             expand(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from sphere.evaluation.neurons import Weight
-from sphere.report.figures import curves, energy, neurons
+from sphere.report.figures import curves, energy, neurons, tracing
 from sphere.report.tables.editing import read_paper
 from sphere.report.tables.layout import dataset_label, method_label, paper_name
 from sphere.report.tables.neurons import sampled_weights
@@ -78,6 +78,7 @@ _FROM_TABLES: dict[str, Callable[[Selection, Path, Path | None], None]] = {
     "general_ability": lambda read, stem, _: curves.general_ability(read("general_ability_by_method"), stem),
     "plug_and_play": lambda read, stem, _: curves.plug_and_play(read("editing_by_method"), stem),
     "sensitivity": _sensitivity,
+    "layers": lambda read, stem, _: tracing.layers(read("layer_effects"), read("layer_sets"), stem),
     "training": lambda read, stem, _: curves.training(read("training"), stem),
 }
 _FROM_WEIGHTS: dict[str, Callable[[neurons.Groups, Path], None]] = {

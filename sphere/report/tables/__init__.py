@@ -15,6 +15,7 @@ from sphere.report.tables.cost import cost_table
 from sphere.report.tables.editing import checkpoint_table, family_table, main_table, plug_and_play_table, read_paper
 from sphere.report.tables.incidents import mark_stops
 from sphere.report.tables.layout import FAMILIES
+from sphere.report.tables.locate import layers_table
 from sphere.report.tables.neutral import neutral_table
 from sphere.report.tables.portability import portability_table
 from sphere.report.tables.render import Table, write_table
@@ -73,6 +74,7 @@ _MAKERS: dict[str, Maker] = {
     "early_warning": lambda t, _: warning_table(load(t, "editing_summary"), load(t, "energy_summary")),
     "sensitivity": lambda t, p: sensitivity_table(load(t, "sensitivity_summary"), read_paper(p, "sensitivity")),
     "comparison": _comparison,
+    "layers": lambda t, _: layers_table(load(t, "layer_effects"), load(t, "layer_sets")),
     "tuning": lambda t, _: tuning_table(load(t, "tuning_summary")),
     "skipped": lambda t, _: skipped_table(load(t, "skipped_summary")),
 }

@@ -8,6 +8,8 @@
     general_ability_by_method.csv  one score a task family, over seeds
     neutral_summary.csv            one row a model, dataset, method, seed, checkpoint and metric of neutral text
     neutral_by_method.csv          the same over seeds
+    layer_effects.csv              what causal tracing restores at every layer
+    layer_sets.csv                 what a first batch reaches in sets of layers
     sensitivity_summary.csv        efficacy for every pair of eta and alpha: on held-out edits, or of NAME@eta=@alpha=
     timing_summary.csv             wall seconds a batch and phase
     cost_summary.csv               operations and peak memory of every segment, and the size of what it keeps
@@ -69,6 +71,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "general_ability_by_method": (*CELL, "family", *INTERVAL, "n_seeds"),
     "neutral_summary": (*STREAM, "metric", "value", "stderr", "n"),
     "neutral_by_method": (*CELL, "metric", *INTERVAL, "n_seeds"),
+    "layer_effects": ("model", "layer", "effect", "stderr", "n", "window"),
+    "layer_sets": ("model", "layers", *METRICS, "score", "method", "n", "edited"),
     "sensitivity_summary": ("model", "method", "eta", "alpha", *METRICS),
     "timing_summary": (*STREAM, "batch", "phase", "seconds"),
     "cost_summary": (*STREAM, "operations", "peak_memory", "peak_device_memory", "weights", "kept"),
@@ -81,7 +85,19 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 SUMMARIES = tuple(COLUMNS)
 # columns of text
-WORDS = (*STREAM[:3], "metric_family", "metric", "ci_kind", "task", "family", "phase", "path", "event", "reason")
+WORDS = (
+    *STREAM[:3],
+    "metric_family",
+    "metric",
+    "ci_kind",
+    "task",
+    "family",
+    "phase",
+    "path",
+    "event",
+    "reason",
+    "layers",
+)
 ENERGY_NEEDS = ("edits", "batch", "layer", "he_sum", "he_mean")
 
 # lm-evaluation-harness reports several metrics a task: the first of these that a task has is its score.
@@ -130,10 +146,15 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
         "general_ability_by_method": _by_method(headline_ability(ability), "general_ability_by_method"),
         "neutral_summary": neutral,
         "neutral_by_method": _by_method(_with_intervals(neutral), "neutral_by_method"),
+        "layer_effects": _concat(
+            [_optional(results / m / "locate" / "effects.csv", {"model": m}) for m in study["models"]]
+        ),
+        "layer_sets": _concat([_optional(results / m / "locate" / "sets.csv", {"model": m}) for m in study["models"]]),
         "sensitivity_summary": _concat([*_of_methods(results, study, "sensitivity"), _pairs(editing, study)]),
         "timing_summary": timing,
-        "cost_summary": _concat([_stamp(read(s.folder / "cost.csv", COLUMNS["cost_summary"][4:]), s.names)
-                                 for s in streams]),
+        "cost_summary": _concat(
+            [_stamp(read(s.folder / "cost.csv", COLUMNS["cost_summary"][4:]), s.names) for s in streams]
+        ),
         "training": _concat([_optional(results / m / "training.csv", {"model": m}) for m in study["models"]]),
         "tuning_summary": _concat(list(_of_methods(results, study, "tuning"))),
         "incidents": _concat([_optional(s.folder / "incidents.csv", s.names) for s in streams]),

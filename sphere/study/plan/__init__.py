@@ -35,6 +35,7 @@ def jobs_of(study: Study, machine: MachineSettings) -> list[Job]:
         costs = Costs(model, study, machine)
         methods = {each: resolve(each, hyperparameters=model.hyperparameters(each)) for each in whole.methods}
         found += costs.preparations()
+        found += costs.locating(study)
         for each, method in methods.items():
             found += costs.tuning(method, each)
         for dataset in whole.datasets:
@@ -283,7 +284,7 @@ class Plan:
 
 RULES = (
     *("extract_corpus", "fetch_model", "convert_gguf", "train_model", "known_facts", "contexts", "statistics"),
-    *("null_space", "directions", "targets", "tune", "sensitivity", "edit", "evaluate_pre_edited"),
+    *("null_space", "directions", "targets", "locate", "tune", "sensitivity", "edit", "evaluate_pre_edited"),
     *("evaluate_in_context", "evaluate", "ability_pre_edited", "ability"),
     *("neutral_pre_edited", "neutral", "measure", "neurons"),
 )

@@ -51,6 +51,8 @@ HELD_OUT = "held-out"
 """What stands for a dataset's name in the requests that tuning edits."""
 TARGETS = 50
 """Requests whose target values one job finds, where they are those of the unedited model."""
+TRACED = {"draws": 3, "sets": 7}
+"""Corruptions of a fact in causal tracing, and sets of layers that get a first batch, at most (``study.locate``)."""
 EPOCHS = 25
 """Passes over a batch of a gradient solver that does not say how many it makes."""
 
@@ -349,6 +351,34 @@ class Costs:
         each = self.flops(model=self._target_work(most, COUNTERFACT, self.model.values, last))
         jobs = sum(target_parts(self.study).values())
         return self._job("targets", least=least, files=self.folder, seconds=each, count=jobs)
+
+    def locating(self, whole: Study) -> Iterator[Job]:
+        """Causal tracing, then in every set of layers a first batch with statistics and decompositions of its own."""
+        how, s = self.study.locate, self.sizes
+        if how is None:
+            return
+        changed = {"batch_size": how.records, "methods": (how.method,), "generation": None, "strict": None}
+        values = self.model.values.model_copy(update={"weights": "current"})
+        contexts = self.model.contexts.model_copy(update={"count": 0})
+        model = self.model.model_copy(update={"contexts": contexts, "values": values})
+        study = whole.model_copy(update={"study": self.study.model_copy(update=changed)})
+        alone = Costs(model, study, self.machine)
+        method = whole.method(self.model.name, how.method)
+        read = [*(["statistics"] if method.needs_statistics else []), *method.spectra]
+        before = [job for job in alone.preparations() if job.rule in read]
+        once = alone.batch_seconds(method, COUNTERFACT) + alone.evaluation_seconds(how.records, COUNTERFACT)
+        once += sum(job.seconds - START for job in before)
+        traced = how.records * TRACED["draws"] * (1 + s.shape.depth) * COUNTERFACT.prompt
+        seconds = max(self.flops(model=2 * traced * s.parameters), how.records * PASS) + TRACED["sets"] * once
+        least, most = alone.edit_memory(method)
+        job = self._job("locate", least=least, most=most, files=self.folder, seconds=seconds)
+        jobs = [job, *before]
+        yield replace(
+            job,
+            gpu_least=max(each.gpu_least for each in jobs),
+            gpu_most=max(each.gpu_most for each in jobs),
+            host=max(each.host for each in jobs),
+        )
 
     def edited(self, method: Method, name: str, dataset: str, seeds: int) -> Iterator[Job]:
         """The jobs that edit a stream, and those that measure it."""
