@@ -46,11 +46,11 @@ class Size:
     """(d_out, d_in) of directions and projection, which are cubic in d_out."""
     narrow: tuple[int, int]
     """(d_out, d_in) at which the opponents that are cubic in d_in, or take differences of rows, still end."""
+    large: tuple[int, int] = (LLAMA3_8B.hidden_size, LLAMA3_8B.intermediate_size)
+    """(d_out, d_in) of the energy: 4096 x 14336, however little else is measured."""
 
 
-LARGE = (LLAMA3_8B.hidden_size, LLAMA3_8B.intermediate_size)
-"""(d_out, d_in) of the energy, whatever the size: 4096 x 14336."""
-FULL = Size(3, 100, 25, 200, 1000, 150, LARGE, (512, 1792))
+FULL = Size(3, 100, 25, 200, 1000, 150, Size.large, (512, 1792))
 SHORT = Size(2, 100, 10, 60, 1000, 60, (1024, 3584), (256, 896))
 
 
@@ -142,7 +142,7 @@ def metrics(workload: Workload, size: Size, goal: float) -> Row:
 
 def energy(size: Size, device: torch.device) -> list[Row]:
     """Hyperspherical energy, against one Gram product and against the differences of all rows."""
-    weight, small = (random_weight(shape, device) for shape in (LARGE, size.narrow))
+    weight, small = (random_weight(shape, device) for shape in (size.large, size.narrow))
     gram = in_turn(lambda: measure_energy(weight), lambda: weight @ weight.T, repeats=size.repeats)
     naive = in_turn(lambda: measure_energy(small).sum, lambda: plain.energy(small), repeats=size.repeats)
     return [
@@ -222,7 +222,7 @@ def shares(workload: Workload, size: Size, device: torch.device) -> tuple[list[R
     narrow = torch.bfloat16 if device.type == "cuda" else torch.float32
     rates = matmul_rate(narrow, device), matmul_rate(torch.float64, device)
     rest = sum(counted[phase].model / rates[0] + counted[phase].float64 / rates[1] for phase in REST)
-    large = random_weight(LARGE, device)
+    large = random_weight(size.large, device)
     timed = in_turn(
         lambda: sparse_projection(update, directions, alpha=ALPHA), lambda: measure_energy(large), repeats=size.repeats
     )

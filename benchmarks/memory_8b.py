@@ -2,7 +2,7 @@
 
     python benchmarks/memory_8b.py                      # CUDA, bfloat16 with float32 edited layers: one GPU of 80 GB
     python benchmarks/memory_8b.py --dtype float32      # one GPU of 141 GB
-    python benchmarks/memory_8b.py --tiny --device cpu  # the same steps in a minute, without a peak to show
+    python benchmarks/memory_8b.py --tiny --device cpu  # the same steps in seconds, without a peak to show
 
 Key statistics, null space, principal directions, one batch of 100 edits by SPHERE and its hyperspherical energy, on
 records and text of a small fictional world. The weights are random, so nothing but memory and time means anything.
@@ -32,6 +32,7 @@ from sphere.editing.loop import Editor
 from sphere.editing.methods import resolve
 from sphere.editing.spectra import Spectra, key_spectrum, principal_spectrum
 from sphere.editing.stats import collect_statistics, read_documents
+from sphere.files import write_json
 from sphere.models.adapters import adapter
 from sphere.models.loading import resolve_device
 from sphere.study.configuration import load_study
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--documents", type=int, default=4000)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--json", type=Path, help="file for the figures, renewed at every step")
     given = parser.parse_args()
     device = resolve_device(given.device)
     study = load_study("paper")
@@ -69,11 +71,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         build(WorldSettings(people=100, tuning_people=0, qa_people=10, documents=given.documents), Path(folder))
         documents = read_documents(Path(folder) / "corpus.txt")
-        requests = load_requests(Path(folder) / "counterfact.json").requests[:100]
+        requests = load_requests(Path(folder) / "counterfact.json").requests[: 10 if given.tiny else 100]
     tokenizer = train_tokenizer(documents, 2048)
 
     print(f"{given.model}'s shape, {given.dtype}, on {device}" + (" (tiny)" if given.tiny else ""))
     print("| step | seconds | peak GiB | planned at most GiB |\n| --- | --- | --- | --- |")
+
+    steps: list[dict[str, Any]] = []
 
     @contextmanager
     def measured(step: str) -> Iterator[None]:
@@ -82,12 +86,17 @@ def main() -> None:
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         yield
-        peak = "–"
+        found: dict[str, Any] = {"step": step}
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-            peak = f"{torch.cuda.max_memory_reserved(device) / GIB:.1f}"
-        said = f"{planned[step] / GIB:.1f}" if device.type == "cuda" and step in planned else "–"
-        print(f"| {step} | {time.perf_counter() - start:.1f} | {peak} | {said} |", flush=True)
+            found["peak_gib"] = torch.cuda.max_memory_reserved(device) / GIB
+            found |= {"planned_gib": planned[step] / GIB} if step in planned else {}
+        found["seconds"] = time.perf_counter() - start
+        peak, said = (f"{found[key]:.1f}" if key in found else "–" for key in ("peak_gib", "planned_gib"))
+        print(f"| {step} | {found['seconds']:.1f} | {peak} | {said} |", flush=True)
+        steps.append(found)
+        if given.json:
+            write_json(steps, given.json)
 
     torch.manual_seed(0)
     with measured("model"), device:
@@ -124,7 +133,7 @@ def main() -> None:
             spectra=Spectra(keys, principal),
         )
         state = editor.run(requests, batch_size=100, on_batch=lambda record: print(_line(record.energy)))
-    assert state.position == 100
+    assert state.position == len(requests)
 
 
 def _line(energy: list[dict[str, float]]) -> str:
