@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pydoc
 import re
 import shlex
 import shutil
@@ -107,6 +108,23 @@ def test_named_files_are_there(page: Path) -> None:
 def test_every_page_is_in_the_readme() -> None:
     linked = re.findall(r"\]\((docs/[^)#]+\.md)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert sorted(set(linked)) == sorted(f"docs/{page.name}" for page in DOCS.glob("*.md"))
+
+
+def test_every_page_is_in_the_site_once() -> None:
+    """What `make docs` would find out in half a minute."""
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    named = [page for section in site["nav"] for pages in section.values() for page in pages]
+    assert sorted(named) == sorted(place(page) for page in [*PAGES, DOCS / "site" / "api.md"])
+    (copied,) = re.findall(r"cp --parents -r (.+) \.site/pages", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert {page for page in named if not page.startswith("docs/")} < {*copied.split()}
+    assert "docs" in copied.split()
+
+
+def test_what_the_site_documents_is_there() -> None:
+    wanted = re.findall(r"^::: ([\w.]+)$", read("site/api.md"), re.MULTILINE)
+    assert {f"{home}.{name}" for name, home in sphere._HOMES.items()} <= set(wanted)
+    for name in wanted:
+        assert pydoc.locate(name).__doc__, name
 
 
 def test_version_and_licence_agree() -> None:
