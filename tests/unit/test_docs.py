@@ -105,6 +105,14 @@ def test_named_files_are_there(page: Path) -> None:
         assert (ROOT / target).exists() or "NAME" in target, target
 
 
+def test_every_footgun_names_a_test_that_is_there() -> None:
+    tables = [row for body in sections(read("footguns.md"), 2).values() if "| test |" in body for row in rows(body)]
+    assert len(tables) > 20
+    for *_, named in tables:
+        (file, test) = names(named)[0].split("::")
+        assert re.search(rf"^def {test}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), named
+
+
 def test_every_page_is_in_the_readme() -> None:
     linked = re.findall(r"\]\((docs/[^)#]+\.md)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert sorted(set(linked)) == sorted(f"docs/{page.name}" for page in DOCS.glob("*.md"))
