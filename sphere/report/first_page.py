@@ -16,7 +16,7 @@ from docutils.parsers.rst.directives.images import Image
 from sphere.config.model import GgufSource, HubSource, ModelConfig, PathSource
 from sphere.config.study import StudyConfig
 from sphere.report.tables.layout import dataset_label, method_label
-from sphere.report.verdicts import measured
+from sphere.report.verdicts import claimed, measured
 
 SOURCES = {
     "world": "a fictional world",
@@ -25,6 +25,7 @@ SOURCES = {
     "path": "a file of the user's",
 }
 RELATION_COLUMNS = ("relation", "asked", "known", "edited")
+CLAIM_WIDTHS = "4 22 10 30 34"
 HEADLINE = "energy_accuracy"
 """The figure on the first page: does accuracy fall where energy moves?"""
 
@@ -79,9 +80,10 @@ def _claims(results: Path) -> list[str]:
     if not path.exists():
         return []
     rows = pd.read_csv(path).to_dict("records")
-    lines = [[row["id"], row["claim"], row["verdict"], measured(row), row["reason"]] for row in rows]
+    lines = [["", "Claim", "Verdict", "Measured here", "Why"]]
+    lines += [[row["id"], claimed(row), row["verdict"], measured(row), row["reason"]] for row in rows]
     title = "What became of the claims"
-    return [title, "-" * len(title), "", *_table([["", "Claim", "Verdict", "Measured here", "Why"], *lines]), ""]
+    return [title, "-" * len(title), "", *_table(lines, CLAIM_WIDTHS), ""]
 
 
 def _figure(results: Path) -> list[str]:
@@ -92,8 +94,8 @@ def _figure(results: Path) -> list[str]:
     return [title, "-" * len(title), "", f".. picture:: {path}", f"   :alt: {title}", "   :width: 100%", ""]
 
 
-def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
-    lines = [".. list-table::", "   :header-rows: 1", ""]
+def _table(rows: Sequence[Sequence[Any]], widths: str = "auto") -> list[str]:
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
     for row in rows:
         lines += [f"   {'* -' if i == 0 else '  -'} {_plain(cell)}" for i, cell in enumerate(row)]
     return lines

@@ -16,6 +16,11 @@ HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold"}
 VERDICTS = (REPRODUCED, NOT_REPRODUCED, NOT_TESTED, VACUOUS, TOO_FEW, TREND, *HOLDS.values())
 
 
+def claimed(row: Mapping[Any, Any]) -> str:
+    """The claim of a line of claims.csv, and whose it is."""
+    return f"{row['claim']} (ours, not the paper's)" if row["source"] == "ours" else str(row["claim"])
+
+
 def measured(row: Mapping[Any, Any]) -> str:
     """Statistic, effect and interval of a line of claims.csv, as far as it has them."""
     said = str(row["statistic"])

@@ -54,7 +54,8 @@ def test_it_counts_the_facts_and_gives_the_verdicts(tmp_path: Path) -> None:
     assert "all 448 182 81" in said
     for row in claims.to_dict("records"):
         numbers = f"{row['statistic']}: −0.5 points [−0.7, −0.3], t over seeds, n = 3"
-        line = f"{row['id']} {row['claim']} holds, vacuous {numbers} it says *nothing*"
+        whose = " (ours, not the paper's)" if row["source"] == "ours" else ""
+        line = f"{row['id']} {row['claim']}{whose} holds, vacuous {numbers} it says *nothing*"
         assert line in unescape(said)
 
 

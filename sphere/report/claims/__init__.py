@@ -34,7 +34,7 @@ from sphere.report.claims.evidence import (
 )
 from sphere.report.claims.hypotheses import TESTS as PAPER
 from sphere.report.published import read_published
-from sphere.report.verdicts import HOLDS, NOT_TESTED, measured
+from sphere.report.verdicts import HOLDS, NOT_TESTED, claimed, measured
 
 __all__ = ["TESTS", "check_claims"]
 
@@ -88,7 +88,6 @@ def as_markdown(table: pd.DataFrame) -> str:
     """One line a claim: what was measured, its interval, the verdict and why."""
     lines = ["| | Claim | Measured here | Verdict | Why |", "| --- | --- | --- | --- | --- |"]
     for row in table.to_dict("records"):
-        claim = f"{row['claim']} (ours, not the paper's)" if row["source"] == "ours" else row["claim"]
-        cells = [row["id"], claim, measured(row), f"**{row['verdict']}**", row["reason"]]
+        cells = [row["id"], claimed(row), measured(row), f"**{row['verdict']}**", row["reason"]]
         lines.append("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -87,8 +87,8 @@ def _coincidence(levels: Part, steps_alone: Part, points: int) -> tuple[str, str
     if verdict == NOT_TESTED:
         return verdict, reason
     if points < FEWEST_CHECKPOINTS:
-        few = f"a stream has {points} checkpoints, and below {FEWEST_CHECKPOINTS} even a perfect order is chance"
-        return TOO_FEW, few
+        few = f"a stream has {points} checkpoints"
+        return TOO_FEW, f"{few}, and of fewer than {FEWEST_CHECKPOINTS} even a perfect order may be chance"
     if verdict == REPRODUCED and judge(steps_alone.interval, "", "", below=0)[0] != REPRODUCED:
         return TREND, (
             "energy and accuracy both change with the number of edits, but accuracy is not shown to fall more between "
