@@ -50,7 +50,7 @@ def first_page(results: Path, study: StudyConfig, models: Iterable[ModelConfig])
         what = f"{study.edits:,} edits of {dataset_label(name)}, {SOURCES[dataset.source]}"
         lines.append(f"- {what}; {_counted(len(study.seeds), 'order')}, batches of {study.batch_size}")
     lines += [f"- Methods: {', '.join(method_label(name) for name in study.methods)}", ""]
-    lines += [*_claims(results), *_figure(results)]
+    lines += [*_figure(results), *_claims(results)]
     relations = results / "facts" / "relations.csv"
     if study.facts is not None and relations.exists():
         table = pd.read_csv(relations, keep_default_na=False)

@@ -36,9 +36,9 @@ FRAME = "return document.querySelector('#app iframe')?.src ?? null"
 ROWS = "return [...document.querySelectorAll('tr')].map(row => [...row.cells].map(cell => cell.innerText.trim()))"
 
 HEADLINE_WIDTH = """
-    const pictures = [...document.querySelectorAll("#app img")].filter(each => each.src.startsWith("data:image/svg"))
-    return pictures.length ? pictures[0].naturalWidth : 0"""
-"""How wide the first page's figure is."""
+    const pictures = [...document.querySelectorAll("#app .prose img")]
+    return pictures.length === 1 && pictures[0].src.startsWith("data:") ? pictures[0].naturalWidth : 0"""
+"""How wide the first page's figure is, which the page itself holds."""
 LAST_POINT = """
     const view = Bokeh.index.find_one(plot);
     if (!view?.frame) return null;
