@@ -1,12 +1,13 @@
 # make reproduce   the default study, from nothing to results/smollm2/report.html
 # make test        every check
-# Both make .venv first if it is not there. Afterwards: source .venv/bin/activate; snakemake --cores 2 [target]
+# make docs        these documents and the API as a site: .site/html/index.html
+# All make .venv first if it is not there. Afterwards: source .venv/bin/activate; snakemake --cores 2 [target]
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 STUDY ?= smollm2
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: reproduce test drill lint packages setup reference
+.PHONY: reproduce test docs drill lint packages setup reference
 
 # Bars on a terminal, lines in a log.
 reproduce: setup
@@ -35,6 +36,14 @@ packages:
 # What follows from sphere/config/: workflow/schemas/ and the tables of config/README.md.
 reference: setup
 	python -m sphere.study.config_reference
+
+# Strict: a link that leads nowhere, or a page that is not in the navigation, fails.
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	rm -rf .site
+	mkdir -p .site/pages
+	cp --parents -r README.md CONTRIBUTING.md CHANGELOG.md LICENSE config/README.md config/published/README.md docs .site/pages
+	mkdocs build
 
 # The stamp is newer than what it was installed from, so that a changed pin installs again.
 setup: $(BIN)/.installed

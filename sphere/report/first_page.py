@@ -1,17 +1,22 @@
-"""What a report says first: which model was edited with which facts, and what became of the claims."""
+"""What a report says first: which model was edited with which facts, one figure, and what became of the claims."""
 
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from docutils.nodes import Node
+from docutils.parsers.rst import directives
+from docutils.parsers.rst.directives.images import Image
 
 from sphere.config.model import GgufSource, HubSource, ModelConfig, PathSource
 from sphere.config.study import StudyConfig
 from sphere.report.tables.layout import dataset_label, method_label
+from sphere.report.verdicts import claimed, measured
 
 SOURCES = {
     "world": "a fictional world",
@@ -20,6 +25,21 @@ SOURCES = {
     "path": "a file of the user's",
 }
 RELATION_COLUMNS = ("relation", "asked", "known", "edited")
+CLAIM_WIDTHS = "4 22 10 30 34"
+HEADLINE = "energy_accuracy"
+"""The figure on the first page: does accuracy fall where energy moves?"""
+
+
+class Picture(Image):
+    """`.. picture:: FILE.svg`, an image whose file is read into the page when it is rendered."""
+
+    def run(self) -> Sequence[Node]:
+        data = b64encode(Path(self.arguments[0]).read_bytes()).decode("ascii")
+        self.arguments[0] = f"data:image/svg+xml;base64,{data}"
+        return super().run()
+
+
+directives.register_directive("picture", Picture)
 
 
 def first_page(results: Path, study: StudyConfig, models: Iterable[ModelConfig]) -> str:
@@ -29,12 +49,14 @@ def first_page(results: Path, study: StudyConfig, models: Iterable[ModelConfig])
     for name, dataset in study.datasets.items():
         what = f"{study.edits:,} edits of {dataset_label(name)}, {SOURCES[dataset.source]}"
         lines.append(f"- {what}; {_counted(len(study.seeds), 'order')}, batches of {study.batch_size}")
-    lines += [f"- Methods: {', '.join(method_label(name) for name in study.methods)}", *_claims(results), ""]
+    lines += [f"- Methods: {', '.join(method_label(name) for name in study.methods)}", ""]
+    lines += [*_figure(results), *_claims(results)]
     relations = results / "facts" / "relations.csv"
     if study.facts is not None and relations.exists():
         table = pd.read_csv(relations, keep_default_na=False)
         total = {"relation": "all", **table[list(RELATION_COLUMNS[1:])].sum().to_dict()}
         rows = [[*RELATION_COLUMNS], *([row[c] for c in RELATION_COLUMNS] for row in table.to_dict("records"))]
+        lines += ["The facts", "---------", ""]
         lines += ["Facts by relation: those that the model was asked, those it knows, and those that are edited.", ""]
         lines += _table([*rows, [total[c] for c in RELATION_COLUMNS]])
     return "\n".join(lines) + "\n"
@@ -53,15 +75,27 @@ def _model(model: ModelConfig) -> str:
 
 
 def _claims(results: Path) -> list[str]:
+    """The verdicts, each with what was measured and why."""
     path = results / "claims" / "claims.csv"
     if not path.exists():
         return []
     rows = pd.read_csv(path).to_dict("records")
-    return ["- Claims:", "", *(f"  - {row['id']} {_plain(row['claim'])}: **{row['verdict']}**" for row in rows)]
+    lines = [["", "Claim", "Verdict", "Measured here", "Why"]]
+    lines += [[row["id"], claimed(row), row["verdict"], measured(row), row["reason"]] for row in rows]
+    title = "What became of the claims"
+    return [title, "-" * len(title), "", *_table(lines, CLAIM_WIDTHS), ""]
 
 
-def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
-    lines = [".. list-table::", "   :header-rows: 1", ""]
+def _figure(results: Path) -> list[str]:
+    path = (results / "figures" / f"{HEADLINE}.svg").resolve()
+    if not path.exists():
+        return []
+    title = "Energy and accuracy along the stream"
+    return [title, "-" * len(title), "", f".. picture:: {path}", f"   :alt: {title}", "   :width: 100%", ""]
+
+
+def _table(rows: Sequence[Sequence[Any]], widths: str = "auto") -> list[str]:
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
     for row in rows:
         lines += [f"   {'* -' if i == 0 else '  -'} {_plain(cell)}" for i, cell in enumerate(row)]
     return lines

@@ -29,7 +29,7 @@ def headlines(study: Path) -> list[str]:
         lines.append(_editing(load(summary.parent, summary.stem)))
     if (claims / "claims.csv").exists():
         verdicts = pd.read_csv(claims / "claims.csv")["verdict"].value_counts()
-        lines.append(f"claims: {', '.join(f'{count} {verdict}' for verdict, count in verdicts.items())}"
+        lines.append(f"claims: {'; '.join(f'{count} {verdict}' for verdict, count in verdicts.items())}"
                      f" ({claims / 'claims.md'})")  # fmt: skip
     return lines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pydoc
 import re
 import shlex
 import shutil
@@ -104,9 +105,34 @@ def test_named_files_are_there(page: Path) -> None:
         assert (ROOT / target).exists() or "NAME" in target, target
 
 
+def test_every_footgun_names_a_test_that_is_there() -> None:
+    tables = [row for body in sections(read("footguns.md"), 2).values() if "| test |" in body for row in rows(body)]
+    assert len(tables) > 20
+    for *_, named in tables:
+        (file, test) = names(named)[0].split("::")
+        assert re.search(rf"^def {test}\(", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE), named
+
+
 def test_every_page_is_in_the_readme() -> None:
     linked = re.findall(r"\]\((docs/[^)#]+\.md)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert sorted(set(linked)) == sorted(f"docs/{page.name}" for page in DOCS.glob("*.md"))
+
+
+def test_every_page_is_in_the_site_once() -> None:
+    """What `make docs` would find out in half a minute."""
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    named = [page for section in site["nav"] for pages in section.values() for page in pages]
+    assert sorted(named) == sorted(place(page) for page in [*PAGES, DOCS / "site" / "api.md"])
+    (copied,) = re.findall(r"cp --parents -r (.+) \.site/pages", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert {page for page in named if not page.startswith("docs/")} < {*copied.split()}
+    assert "docs" in copied.split()
+
+
+def test_what_the_site_documents_is_there() -> None:
+    wanted = re.findall(r"^::: ([\w.]+)$", read("site/api.md"), re.MULTILINE)
+    assert {f"{home}.{name}" for name, home in sphere._HOMES.items()} <= set(wanted)
+    for name in wanted:
+        assert pydoc.locate(name).__doc__, name
 
 
 def test_version_and_licence_agree() -> None:
@@ -129,6 +155,76 @@ def test_the_map_of_the_house_is_right() -> None:
     named = {name.rstrip("/") for name in re.findall(r"(?m)(?:^    |, )(\w+(?:/|\.py))(?=[ ,]|$)", maps[0])}
     there = {path.name for path in (ROOT / "sphere").iterdir() if path.name not in ("__init__.py", "__pycache__")}
     assert there <= named
+
+
+# ------------------------------------------------------------------------------------------------ results in documents
+
+RESULTS = DOCS / "results"
+MARKED = re.compile(r"<!-- results: (.+) -->\n\n((?:^\|.*\|\n)+)", re.MULTILINE)
+"""A table of a document and the files of docs/results/ that its numbers are from."""
+
+
+def marked_tables() -> list[Any]:
+    return [
+        pytest.param(found[1].split(), found[2], id=f"{page.name}:{found[1]}")
+        for page in PAGES
+        for found in MARKED.finditer(page.read_text(encoding="utf-8"))
+    ]
+
+
+def kept(files: list[str], label: str, header: str) -> tuple[Any, Any]:
+    """What docs/results/ has for a row's label and a column's header, and the ± beside it; the label `all` is the sum.
+
+    A header is the name of a column, `HE change (%)` of he_change, and behind a comma words of the CSV's row.
+    """
+    column, _, words = header.partition(", ")
+    name = re.sub(r"\W+", "_", column.casefold()).strip("_")
+    for file in files:
+        table = pd.read_csv(RESULTS / file)
+        known = [each for each in table if each == name or each.endswith(f"_{name}")]
+        text = table.select_dtypes(exclude="number").fillna("").astype(str)
+        own = table[text.eq(label).any(axis=1) & text.agg(" ".join, axis=1).str.contains(words, regex=False)]
+        if known and label == "all":
+            return table[known[0]].sum(), None
+        if known and len(own):
+            assert len(own) == 1, f"{file} has {len(own)} rows for {label}, {words}"
+            return own[known[0]].item(), own.get(f"{known[0]}_pm", pd.Series([None])).item()
+    return None, None
+
+
+def shown_as(value: Any, written: str) -> bool:
+    """Whether a value of a CSV is written so, to the digits that are there."""
+    if isinstance(value, str) or pd.isna(value):
+        return written == ("" if pd.isna(value) else value)
+    plain = written.replace(",", "").replace("−", "-")
+    digits = len(plain.partition(".")[2])
+    return f"{value:.{digits}f}" == plain
+
+
+@pytest.mark.parametrize(("files", "table"), marked_tables())
+def test_a_table_says_what_its_results_say(files: list[str], table: str) -> None:
+    header, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+    for label, *cells in lines:
+        for name, cell in zip(header[1:], cells, strict=True):
+            value, spread = kept(files, label, name)
+            written, _, half = cell.partition(" ± ")
+            assert shown_as(value, written), (label, name, cell, value)
+            assert shown_as(spread, half) or (not half and spread == 0), (label, name, cell, spread)
+
+
+def test_a_wrong_digit_in_a_table_is_found() -> None:
+    assert shown_as(1234.567, "1,234.6")
+    assert not shown_as(1234.567, "1,234.5")
+    assert shown_as(-0.5, "−0.50")
+    assert not shown_as(0.5, "")
+    assert kept(["smollm2/energy.csv"], "MEMIT", "HE change (%)")[0] == pytest.approx(0.0029260427)
+
+
+def test_every_kept_result_stands_behind_a_table() -> None:
+    """Nothing is kept that no document shows, and all of it is small."""
+    files = {str(path.relative_to(RESULTS)): path for path in RESULTS.rglob("*") if path.is_file()}
+    assert set(files) == {file for found in marked_tables() for file in found.values[0]}
+    assert all(path.stat().st_size < 20_000 for path in files.values())
 
 
 # ------------------------------------------------------------------------------------------------ methods.md

@@ -493,3 +493,29 @@ def test_every_caption_belongs_to_something_drawn_or_written() -> None:
     for name in captions - {"workflow"}:
         title, line = (ROOT / "workflow" / "report" / f"{name}.rst").read_text(encoding="utf-8").splitlines()[:2]
         assert line == "=" * len(title), f"{name}: the first line is the title that the report lists it under"
+
+
+def test_published_curves_stand_beside_ours_in_panels_of_their_own_family(
+    gathered: Path, drawn: list[Figure], tmp_path: Path
+) -> None:
+    published = tmp_path / "published"
+    shutil.copytree(PUBLISHED, published)
+    FIGURES["side_by_side"](gathered, tmp_path / "x", dataset="counterfact", published=published)
+    (left, independent, *paper) = drawn[0].axes
+    assert "accuracy" in left.get_ylabel()
+    assert [axis.get_title("left").replace("\n", ", ") for axis in drawn[0].axes] == [
+        "ours, tiny", "independent, LLaMA3-8B", "the paper, LLaMA3-8B", "the paper, Qwen2.5-7B",
+    ]  # fmt: skip
+    lines = {line.get_label(): line.get_xydata().tolist() for line in independent.get_lines()}
+    assert lines["AlphaEdit"] == [[2000, 95.5], [5000, 88.4], [10000, 31.5]]
+    points = {line.get_label(): line.get_xydata().tolist() for line in paper[0].get_lines()}
+    assert points["SPHERE"] == [[15000, 52.89]]
+    assert "Pre-edited" not in points
+    table = pd.read_csv(published / "independent.csv")
+    table.assign(family="success").to_csv(published / "independent.csv", index=False)
+    FIGURES["side_by_side"](gathered, tmp_path / "x", dataset="counterfact", published=published)
+    other = next(axis for axis in drawn[1].axes if axis.get_title("left").startswith("independent"))
+    rows = {round(axis.get_position().y0, 3) for axis in drawn[1].axes if axis.get_visible() and axis is not other}
+    assert len(rows) == 1
+    assert round(other.get_position().y0, 3) not in rows, "another family stands in another row"
+    assert "success" in other.get_ylabel()

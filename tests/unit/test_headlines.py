@@ -25,7 +25,7 @@ def test_the_lines_name_the_report_the_two_methods_and_the_verdicts(tmp_path: Pa
     assert "tiny, 100 CounterFact edits (accuracy, %): SPHERE 88.0 / 65.0 / 83.0, AlphaEdit " in numbers
     assert "tiny, 100 zsRE edits (token accuracy, %)" in numbers
     assert "MEMIT" not in numbers
-    assert claims.startswith("claims: 2 reproduced, 1 not reproduced (")
+    assert claims.startswith("claims: 2 reproduced; 1 not reproduced (")
 
 
 def test_metrics_that_a_dataset_does_not_have_are_dashes(tmp_path: Path) -> None:

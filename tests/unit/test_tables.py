@@ -23,7 +23,15 @@ from sphere.report.tables import PUBLISHED as PAPER_FILES
 from sphere.report.tables import SUMMARIES, TABLES, build, gather, load, write_all
 from sphere.report.tables.comparison import comparison_table
 from sphere.report.tables.editing import read_paper
-from sphere.report.tables.intervals import EXACT, from_stderr, over_records, over_seeds, slope, spearman
+from sphere.report.tables.intervals import (
+    EXACT,
+    from_stderr,
+    over_records,
+    over_seeds,
+    slope,
+    spearman,
+    spearman_within,
+)
 from sphere.report.tables.layout import (
     METRICS,
     base_of,
@@ -104,6 +112,17 @@ def test_p_of_few_points_is_exact() -> None:
         (x,), lambda order: stats.spearmanr(order, y).statistic, permutation_type="pairings", n_resamples=np.inf
     )
     assert spearman(x, y).p == pytest.approx(exact.pvalue)
+
+
+def test_spearman_within_strata_knows_nothing_of_what_differs_between_them() -> None:
+    """One stratum is Spearman's own; a stratum's level and scale do not count, only its order does."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 9))
+    assert spearman_within(x, y, ["a"] * 9) == pytest.approx(stats.spearmanr(x, y).statistic)
+    up, down = [1, 2, 3], [30, 20, 10]
+    assert spearman_within([*up, 101, 102, 103], [*down, -7, -8, -9], [0, 0, 0, 1, 1, 1]) == pytest.approx(-1)
+    assert spearman_within([*up, 900, 900, 900], [*down, 7, 8, 9], [0, 0, 0, 1, 1, 1]) == pytest.approx(-1 / np.sqrt(2))
+    assert np.isnan(spearman_within([1, nan, 3], [nan, 1, 3], ["a", "a", "a"]))
 
 
 def test_spearman_leaves_out_nan_and_ranks_infinity() -> None:
@@ -353,10 +372,11 @@ def test_false_alarms_and_misses_are_counted() -> None:
         editing += [{**run, "edits": edits, **family, "mean": score} for edits, score in scores]
         changes = zip((0, 10, 20, 30, 40), (0.0, 1.0, 2.0, 3.0, 3 + moved[seed]), strict=True)
         energy += [{**run, "edits": n, "batch": n / 10, "layer": 0, "he_mean": 100 + c} for n, c in changes]
-    (row,) = warning_table(pd.DataFrame(editing), pd.DataFrame(energy)).rows
-    assert {key: row.cells[key].value for key in ("warned", "collapsed", "both", "seeds")} == {
-        "warned": 2, "collapsed": 2, "both": 1, "seeds": 4,
-    }  # fmt: skip
+    table = warning_table(pd.DataFrame(editing), pd.DataFrame(energy))
+    (row,) = table.rows
+    counts = ("warned", "collapsed", "both", "false_alarms", "missed", "seeds")
+    assert [row.cells[key].value for key in counts] == [2, 2, 1, 1, 1, 4]
+    assert "Of all 4 streams HE moved faster in 2 and efficacy halved in 2; in 1 HE came first." in table.notes[-1]
     assert [row.cells[f"{key}_edits"].value for key in ("warning", "collapse", "lead")] == [40, 50, 10]
 
 

@@ -35,6 +35,10 @@ SECONDS = 60
 FRAME = "return document.querySelector('#app iframe')?.src ?? null"
 ROWS = "return [...document.querySelectorAll('tr')].map(row => [...row.cells].map(cell => cell.innerText.trim()))"
 
+HEADLINE_WIDTH = """
+    const pictures = [...document.querySelectorAll("#app .prose img")]
+    return pictures.length === 1 && pictures[0].src.startsWith("data:") ? pictures[0].naturalWidth : 0"""
+"""How wide the first page's figure is, which the page itself holds."""
 LAST_POINT = """
     const view = Bokeh.index.find_one(plot);
     if (!view?.frame) return null;
@@ -155,7 +159,10 @@ def test_it_opens_and_lists_every_category(page: Page, tmp_path: Path) -> None:
     assert [name for name in listed if name not in ("Workflow", "Statistics", "About")] == [
         "Claims", "Data", "Explore", "Figures", "Provenance", "Tables",
     ]  # fmt: skip
-    assert "hyperspherical energy" in page.browser.find_element(By.ID, "app").text
+    first = page.browser.find_element(By.ID, "app").text
+    assert "hyperspherical energy" in first
+    assert "What became of the claims" in first
+    assert page.browser.execute_script(HEADLINE_WIDTH) > 100
     picture = Path(os.environ.get("SPHERE_SCREENSHOT", tmp_path / "report.png"))
     page.open("Figures")
     page.press("Energy and accuracy along the stream")

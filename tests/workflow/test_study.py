@@ -14,6 +14,7 @@ from sphere.files import digest
 from sphere.report.claims import TESTS
 from sphere.report.figures import FIGURES
 from sphere.report.tables import SUMMARIES, TABLES
+from sphere.report.verdicts import VERDICTS
 from sphere.study.provenance import verify
 
 from .conftest import Run, Workplace
@@ -125,7 +126,7 @@ def test_tuning_spends_the_same_on_every_method_and_its_choice_is_used(finished:
 def test_claims_all_have_a_verdict(finished: Workplace) -> None:
     claims = pd.read_csv(finished.study / "claims" / "claims.csv")
     assert set(claims["id"]) == set(TESTS)
-    assert set(claims["verdict"]) <= {"reproduced", "not reproduced", "not tested here"}
+    assert set(claims["verdict"]) <= {*VERDICTS}
 
 
 def test_table1_is_of_the_last_checkpoint(finished: Workplace) -> None:

@@ -6,16 +6,18 @@ one order from a bootstrap over its records, which says nothing of other orders 
     reproduced        the interval lies wholly on the side the claim says
     not reproduced    it does not: it includes the other side, or lies there
     not tested here   the study lacks what the test needs; the reason says what
+    too few points    C1: its streams have fewer checkpoints than a rank correlation needs
+    trend only        C1: both curves change with the edits, but not together from one checkpoint to the next
+    holds, vacuous    C3: the bound is never broken, and no method comes near it
 
 Of ours (``source``: ours) the first two are `holds` and `does not hold`; they are tested on this project's controls,
 which the paper's claims leave out. `effect` is always given where it can be computed, with or without a verdict. C3 is
 a theorem, so it is held to every batch and needs no interval. Parts (per dataset, method or metric) are in
-claims_detail.csv.
+claims_detail.csv. What each rule asks for (checkpoints, methods, a bound's nearness) is a constant of ``hypotheses``.
 """
 
 from __future__ import annotations
 
-from math import isfinite
 from pathlib import Path
 
 import pandas as pd
@@ -24,24 +26,19 @@ from sphere.errors import InputError
 from sphere.files import write_atomically, write_csv
 from sphere.report.claims.controls import OURS
 from sphere.report.claims.evidence import (
-    NOT_REPRODUCED,
-    NOT_TESTED,
-    REPRODUCED,
     Evidence,
     Finding,
     Part,
     UntestableError,
     numbers,
-    signed,
 )
 from sphere.report.claims.hypotheses import TESTS as PAPER
 from sphere.report.published import read_published
+from sphere.report.verdicts import HOLDS, NOT_TESTED, claimed, measured
 
 __all__ = ["TESTS", "check_claims"]
 
 TESTS = PAPER | OURS
-HOLDS = {REPRODUCED: "holds", NOT_REPRODUCED: "does not hold"}
-"""What a verdict is called where the claim is not the paper's."""
 COLUMNS = (
     "id",
     "source",
@@ -91,12 +88,6 @@ def as_markdown(table: pd.DataFrame) -> str:
     """One line a claim: what was measured, its interval, the verdict and why."""
     lines = ["| | Claim | Measured here | Verdict | Why |", "| --- | --- | --- | --- | --- |"]
     for row in table.to_dict("records"):
-        measured = str(row["statistic"])
-        if isfinite(row["effect"]):
-            measured += f": {signed(row['effect'])} {row['unit']}".rstrip()
-        if isfinite(row["ci_low"]):
-            measured += f" [{signed(row['ci_low'])}, {signed(row['ci_high'])}], {row['ci_kind']}, n = {row['n_seeds']}"
-        claim = f"{row['claim']} (ours, not the paper's)" if row["source"] == "ours" else row["claim"]
-        cells = [row["id"], claim, measured, f"**{row['verdict']}**", row["reason"]]
+        cells = [row["id"], claimed(row), measured(row), f"**{row['verdict']}**", row["reason"]]
         lines.append("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

@@ -11,10 +11,11 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from sphere.report.claims.evidence import Evidence, Finding, Part, UntestableError, judge, place, pooled, signed
+from sphere.report.claims.evidence import Evidence, Finding, Part, UntestableError, judge, place, pooled
 from sphere.report.claims.hypotheses import PLACE, at_last_checkpoint, difference
 from sphere.report.tables.layout import METRICS, PRE_EDITED, ROTATION, TWIN, method_label, scattered_pairs
 from sphere.report.tables.trajectories import RUN
+from sphere.report.verdicts import signed
 
 
 def constant_energy_lasts(evidence: Evidence) -> Finding:
@@ -33,7 +34,8 @@ def constant_energy_lasts(evidence: Evidence) -> Finding:
     whole = pooled(
         "all", "rotation minus MEMIT-seq: change of the metrics' mean since the first checkpoint", "points", parts
     )
-    verdict, reason = judge(whole.interval, above=0)
+    said = "the editor that cannot move the energy"
+    verdict, reason = judge(whole.interval, f"{said} forgets less", f"{said} is not shown to forget less", above=0)
     measured = change[(change["method"] == ROTATION) & (change["seed"] >= 0)]  # no replicates
     lost = -measured[list(METRICS)].mean(axis=1).mean()
     moved = " and ".join(f"{_moved(evidence, method)} % under {method_label(method)}" for method in (ROTATION, TWIN))
@@ -53,7 +55,9 @@ def energy_alone_harms(evidence: Evidence) -> Finding:
         shares = [_moved(evidence, name) for name in (moved, base)]
         said.append(f"HE moves by {shares[0]} % instead of {shares[1]} % under {method_label(base)}")
     whole = pooled("all", "with scatter minus without, metrics' mean after the last checkpoint", "points", parts)
-    verdict, reason = judge(whole.interval, below=0)
+    verdict, reason = judge(
+        whole.interval, "moving the energy alone harms", "moving the energy alone is not shown to harm", below=0
+    )
     return Finding(whole, verdict, "; ".join([reason, *said, *_ability(evidence, pairs)]), parts)
 
 

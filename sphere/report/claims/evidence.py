@@ -23,8 +23,7 @@ from sphere.report.tables.intervals import NO_INTERVAL, OVER_SEEDS, Interval, ov
 from sphere.report.tables.layout import is_control
 from sphere.report.tables.summaries import headline_ability, load
 from sphere.report.tables.trajectories import RUN, energy_by_batch, trajectories
-
-REPRODUCED, NOT_REPRODUCED, NOT_TESTED = "reproduced", "not reproduced", "not tested here"
+from sphere.report.verdicts import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, signed
 
 
 @dataclass(frozen=True)
@@ -116,19 +115,25 @@ def numbers(part: Part) -> dict[str, Any]:
             "ci_high": interval.high, "ci_kind": interval.kind, "n_seeds": interval.n}  # fmt: skip
 
 
-def judge(interval: Interval, *, above: float | None = None, below: float | None = None) -> tuple[str, str]:
-    """The verdict on an interval that the claim puts above or below a number (or between two)."""
+def judge(
+    interval: Interval, shown: str, not_shown: str, *, above: float | None = None, below: float | None = None
+) -> tuple[str, str]:
+    """The verdict on an interval that the claim puts above or below a number (or between two), and its reason.
+
+    The reason begins with ``shown`` or ``not_shown``, what either means in a reader's words.
+    """
     if interval.n == 0:
         return NOT_TESTED, "no seed has this statistic"
     if interval.kind == NO_INTERVAL:
         return NOT_TESTED, "one order alone has this statistic, and no records to resample: an interval needs two"
     fits = (above is None or interval.low > above) and (below is None or interval.high < below)
+    opposite = (above is not None and interval.high < above) or (below is not None and interval.low > below)
     sides = [("above", above), ("below", below)]
     wanted = " and ".join(f"{side} {limit:g}" for side, limit in sides if limit is not None)
-    verdict, reason = (REPRODUCED, f"lies {wanted}") if fits else (NOT_REPRODUCED, f"is not {wanted}")
-    if interval.kind == OVER_SEEDS:
-        return verdict, f"the interval {reason}"
-    return verdict, f"the interval, {interval.kind} and not over orders, {reason}"
+    which = "lies" if fits or opposite else "does not lie wholly"
+    kind = "" if interval.kind == OVER_SEEDS else f", {interval.kind} and not over orders,"
+    verdict, meaning = (REPRODUCED, shown) if fits else (NOT_REPRODUCED, not_shown)
+    return verdict, f"{meaning}: {'none of ' if opposite else ''}the interval{kind} {which} {wanted}"
 
 
 def pooled(name: str, statistic: str, unit: str, parts: Iterable[Part]) -> Part:
@@ -183,7 +188,3 @@ def said_of(part: Part) -> str:
     bounds = f" [{signed(interval.low)}, {signed(interval.high)}]" if isfinite(interval.low) else ""
     unit = f" {part.unit}" if part.unit else ""
     return f"{signed(interval.mean)}{unit}{bounds}" if interval.n else str(nan)
-
-
-def signed(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from sphere.evaluation.neurons import Weight
-from sphere.report.figures import curves, energy, neurons, tracing
+from sphere.report.figures import curves, energy, neurons, side_by_side, tracing
 from sphere.report.tables.editing import read_paper
 from sphere.report.tables.layout import dataset_label, method_label, paper_name
 from sphere.report.tables.neurons import sampled_weights
@@ -73,6 +73,7 @@ _FROM_TABLES: dict[str, Callable[[Selection, Path, Path | None], None]] = {
         _paths(read), energy_by_batch(read("energy_summary")), stem
     ),
     "editing_curves": lambda read, stem, _: curves.editing_curves(read("editing_by_method"), stem),
+    "side_by_side": lambda read, stem, published: side_by_side.side_by_side(read("editing_by_method"), published, stem),
     "neutral": lambda read, stem, _: curves.neutral(read("neutral_by_method"), stem),
     "retention": lambda read, stem, _: curves.retention(retention_curve(read("retention_summary")), stem),
     "general_ability": lambda read, stem, _: curves.general_ability(read("general_ability_by_method"), stem),

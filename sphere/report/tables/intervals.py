@@ -118,6 +118,22 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Correlation:
     return Correlation(r, float(2 * stats.t.sf(t, degrees)), len(first))
 
 
+def spearman_within(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> float:
+    """Spearman's r_s of the pairs within strata: ranked in each, so that what differs between them says nothing.
+
+    NaN where one side changes in no stratum.
+    """
+    first, second, group = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(strata)
+    known = ~(np.isnan(first) | np.isnan(second))
+    sums = np.zeros(3)
+    for name in np.unique(group[known]):
+        own = known & (group == name)
+        one, two = (ranks - ranks.mean() for ranks in (stats.rankdata(first[own]), stats.rankdata(second[own])))
+        sums += [one @ two, one @ one, two @ two]
+    scale = sqrt(sums[1] * sums[2])
+    return float(np.clip(sums[0] / scale, -1, 1)) if scale > 0 else nan
+
+
 @cache
 def _orders(n: int) -> NDArray[np.int64]:
     """All orders of n things, (n!, n)."""

@@ -215,8 +215,8 @@ def _paper_spearman(paper: pd.DataFrame | None, method: str, metric: str) -> tup
 def warning_table(editing: pd.DataFrame, energy: pd.DataFrame) -> Table:
     """HE as an early warning: edits at which its pace rose, at which efficacy had halved, and the lead.
 
-    Beside them in how many seeds each happened: HE that rose where efficacy did not halve is a false alarm, the
-    reverse a miss.
+    Beside them in how many seeds each happened: HE that rose where efficacy did not halve is a false alarm, a halving
+    that no warning came before is missed.
     """
     columns = [
         Column("warning_edits", f"HE moved {FASTER:g} x as fast (edits)", "", None, 0),
@@ -225,6 +225,8 @@ def warning_table(editing: pd.DataFrame, energy: pd.DataFrame) -> Table:
         Column("warned", "HE moved faster", "Seeds where", None, 0),
         Column("collapsed", "efficacy halved", "Seeds where", None, 0),
         Column("both", "both", "Seeds where", None, 0),
+        Column("false_alarms", "false alarm", "Seeds where", "lower", 0),
+        Column("missed", "missed", "Seeds where", "lower", 0),
         Column("seeds", "Seeds", "", None, 0),
     ]
     found = early_warnings(trajectories(editing, energy), energy_by_batch(energy))
@@ -235,14 +237,28 @@ def warning_table(editing: pd.DataFrame, energy: pd.DataFrame) -> Table:
             cells = {"seeds": Cell(len(own))}
             for key, count in (("warning_edits", "warned"), ("collapse_edits", "collapsed"), ("lead_edits", "both")):
                 cells |= {key: _seed_cell(own[key]), count: Cell(int(own[key].notna().sum()))}
+            warned, fell = own["warning_edits"], own["collapse_edits"]
+            cells["false_alarms"] = Cell(int((warned.notna() & fell.isna()).sum()))
+            cells["missed"] = Cell(int((fell.notna() & ~(warned < fell)).sum()))
             section = f"{model}, {dataset_label(str(dataset))}"
             rows.append(Row(section, method_label(method), cells, group=group_of(method)))
     notes = [
         f"HE moved {FASTER:g} x as fast: the first batch that moves HE so many times as much as the first {FIRST} "
         "recorded batches did on average. Edits: mean over the seeds in which it happened, – where it did not; the "
-        "lead over those in which both did. Collapse is seen at checkpoints only."
+        "lead over those in which both did. Collapse is seen at checkpoints only.",
+        "False alarm: HE moved faster and efficacy did not halve within the stream. Missed: efficacy halved and HE had "
+        f"not moved faster before. {_alarms(found)}",
     ]
     return Table("early_warning", "Energy change and collapse", "Method", columns, rows, notes)
+
+
+def _alarms(found: pd.DataFrame) -> str:
+    """What warnings were worth, over every stream of ``early_warnings``."""
+    warned, fell, ahead = (int(known.sum()) for known in (
+        found["warning_edits"].notna(), found["collapse_edits"].notna(), found["lead_edits"] > 0
+    ))  # fmt: skip
+    said = f"Of all {len(found)} streams HE moved faster in {warned} and efficacy halved in {fell}"
+    return f"{said}; in {ahead} HE came first."
 
 
 def skipped_table(skipped: pd.DataFrame) -> Table:
