@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from sphere.models.adapters import adapter
 from sphere.models.loading import LoadedModel, load
 from sphere.models.precision import diverged_may_miss
 from sphere.progress import track
+from sphere.study.unfinished import Unfinished
 
 Incident = tuple[int, int, str, str]
 """A row of incidents.csv."""
@@ -65,10 +66,34 @@ class Checkpoint:
         write_csv(pd.DataFrame([cost], columns=list(COST_COLUMNS)), self.cost)
 
 
+CHECKPOINT_FILES = tuple(each.name for each in fields(Checkpoint) if each.name != "edits")
+"""What a checkpoint's files are called."""
+
+
+def checkpoints_left(
+    files: Sequence[Sequence[Path]], unfinished: Unfinished, previous: Path | None
+) -> tuple[list[Checkpoint], Callable[[Checkpoint], None], Path | None]:
+    """The checkpoints that no earlier start of the job finished, what to call with each, and the state before them.
+
+    ``files`` are the job's outputs, for each of ``CHECKPOINT_FILES`` those of all checkpoints (``.../editsN/...``).
+    """
+    places = {int(each[0].parent.name.removeprefix("edits")): each for each in zip(*files, strict=True)}
+    left = dict(places)
+    for edits, place in places.items():
+        if not unfinished.has(place):
+            break
+        previous = unfinished.path(place[0])
+        print(f"{previous}: finished before", flush=True)
+        del left[edits]
+    todo = [Checkpoint(edits, *map(unfinished.path, place)) for edits, place in left.items()]
+    return todo, lambda checkpoint: unfinished.finish(places[checkpoint.edits]), previous
+
+
 def edit_stream(
     model: Path,
     stream: Path,
     checkpoints: Sequence[Checkpoint],
+    on_written: Callable[[Checkpoint], None] = lambda _: None,
     *,
     method: str,
     hyperparameters: Mapping[str, Any],
@@ -81,15 +106,15 @@ def edit_stream(
     batch_size: int,
     energy_every: int,
     seed: int,
-    on_written: Callable[[Checkpoint], None] = lambda _: None,
 ) -> None:
     """Edit the stream from where ``previous`` stands (its start without one) to each checkpoint in turn, and write it.
 
     A stream whose numbers stay unusable in higher precision stops there: its state says so, and every later checkpoint
     passes that state on.
     """
+    if not checkpoints:
+        return
     state = None if previous is None else EditState.load(previous)
-
     if state is not None and state.stopped:
         print(f"the stream stopped after {state.position} edits: {state.stopped}", flush=True)
         for checkpoint in checkpoints:
@@ -159,9 +184,10 @@ def _peaks() -> tuple[int, int | None]:
 
 def evaluate_states(
     model: Path,
-    states: Sequence[Path],
     stream: Path,
+    states: Sequence[Path],
     outs: Sequence[Path],
+    on_written: Callable[[Path], None] = lambda _: None,
     *,
     load_settings: Mapping[str, Any],
     references: Path | None,
@@ -172,7 +198,6 @@ def evaluate_states(
     belief: bool = True,
     portability: bool = True,
     in_context: bool = False,
-    on_written: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Evaluate each state on all edits made up to it, one CSV a state; without states, the unedited model on them all.
 
@@ -182,6 +207,8 @@ def evaluate_states(
     as a diverged edit's can be, it misses. The word weights of consistency come from ``word_weights`` (vocabulary and
     frequencies), or else from the whole stream's reference texts, so that checkpoints compare.
     """
+    if not outs:
+        return
     loaded = load(model, **load_settings)
     requests = load_requests(stream, references=references).requests
     tfidf = None
@@ -218,17 +245,19 @@ def score_states(
     model: Path,
     states: Sequence[Path],
     outs: Sequence[Path],
+    on_written: Callable[[Path], None] = lambda _: None,
     *,
     load_settings: Mapping[str, Any],
     tasks: TaskSettings,
     include_paths: Iterable[Path] = (),
     data: Mapping[str, TaskData] | None = None,
-    on_written: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """General ability of each state, one CSV a state (without rows, where the stream stopped before its checkpoint).
 
     Without states, of the unedited model.
     """
+    if not outs:
+        return
     loaded = load(model, **load_settings)
     for state, out in zip(states or (None,), outs, strict=True):
         frame = pd.DataFrame(columns=list(general_ability.COLUMNS))
@@ -249,17 +278,19 @@ def score_states(
 
 def measure_drift(
     model: Path,
-    states: Sequence[Path],
     texts: Path,
+    states: Sequence[Path],
     outs: Sequence[Path],
+    on_written: Callable[[Path], None] = lambda _: None,
     *,
     load_settings: Mapping[str, Any],
     settings: NeutralSettings,
     skip: int,
-    on_written: Callable[[Path], None] = lambda _: None,
 ) -> None:
     """Bits a byte and drift of each state on ``texts``, one CSV a state (without rows, where the stream stopped before
     its checkpoint); without states, of the unedited model. The first ``skip`` texts are left out."""
+    if not outs:
+        return
     loaded = load(model, **load_settings)
     parts = adapter(loaded.model)
     read = neutral.read_texts(texts, skip=skip, count=settings.passages)

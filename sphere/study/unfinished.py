@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,17 @@ class Unfinished:
             return all(sidecar(self.path(o)).exists() and made_from(self.path(o), *given) for o in outputs)
         except InputError:  # changed since, or of another version
             return False
+
+    def left(
+        self, outputs: Sequence[Path], inputs: Sequence[Path] = ()
+    ) -> tuple[list[Path], list[Path], Callable[[Path], None]]:
+        """Of ``outputs``, each made from one of ``inputs`` if there are any, what no earlier start finished.
+
+        The inputs, the paths to write, and what to call with each path once it is whole.
+        """
+        todo = [i for i, output in enumerate(outputs) if not self.has([output])]
+        written = {self.path(outputs[i]): outputs[i] for i in todo}
+        return [inputs[i] for i in todo if inputs], list(written), lambda path: self.finish([written[path]])
 
     def finish(self, outputs: Iterable[str | Path]) -> None:
         """What has been written to the paths of these is whole: a later start goes on behind it."""

@@ -303,7 +303,7 @@ def test_the_files_of_a_study(relations: dict[str, Relation], tmp_path: Path) ->
     names = ("landmark", "dish")
     known = known_table(tmp_path / "known.csv", relations, names)
     settings = FactsSettings(relations=names, held_out=10)
-    build(known, settings, tmp_path / "facts", edits=50)
+    build([known], settings, tmp_path / "facts", edits=50)
     table = pd.read_csv(tmp_path / "facts" / "relations.csv")
     assert tuple(table.columns) == COLUMNS
     assert (table["edited"] + table["held_out"] + table["kept"] <= table["known"]).all()
@@ -317,9 +317,13 @@ def test_the_files_of_a_study(relations: dict[str, Relation], tmp_path: Path) ->
     assert not {r.subject for r in edited} & {r.subject for r in tuning}
     assert not {r.case_id for r in edited} & {r.case_id for r in tuning}
     before = {path.name: path.read_bytes() for path in (tmp_path / "facts").glob("*.json")}
-    build(known, settings, tmp_path / "again", edits=50)
+    parts = [tmp_path / f"known{part}.csv" for part in range(2)]
+    for part, path in enumerate(parts):
+        pd.read_csv(known, keep_default_na=False)[part::2].to_csv(path, index=False)
+    build(parts, settings, tmp_path / "again", edits=50)
+    pd.testing.assert_frame_equal(*(pd.read_csv(tmp_path / name / "known.csv") for name in ("facts", "again")))
     assert all((tmp_path / "again" / name).read_bytes() == data for name, data in before.items())
-    said = message(lambda: build(known, settings, tmp_path / "more", edits=5000))
+    said = message(lambda: build([known], settings, tmp_path / "more", edits=5000))
     assert said.startswith("the study edits 5000 facts; the model knows ")
     assert "landmark" in said
     assert "lower checkpoints" in said
@@ -381,7 +385,7 @@ def test_known_neighbours_are_specific_before_editing(
     assert found["known"].all()
     found.to_csv(tmp_path / "known.csv", index=False)
     settings = FactsSettings(tables=tmp_path / "t", neighbours=2, held_out=0)
-    build(tmp_path / "known.csv", settings, tmp_path / "facts", edits=2)
+    build([tmp_path / "known.csv"], settings, tmp_path / "facts", edits=2)
     frame = evaluate_requests(model, tokenizer, load_requests(tmp_path / "facts" / "counterfact.json").requests)
     assert (frame["accuracy_specificity"] == 1).all()
     assert (frame["accuracy_efficacy"] == 0).all()
@@ -392,3 +396,13 @@ def test_the_tables_written_by_a_command_say_so() -> None:
         text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
         assert text.startswith("# Written by python -m sphere.data.facts.geonames.")
         assert "CC BY 4.0" in text
+
+
+def test_a_study_that_edits_other_records_has_the_facts_for_its_tasks_alone(
+    relations: dict[str, Relation], tmp_path: Path
+) -> None:
+    names = ("landmark", "dish")
+    known = known_table(tmp_path / "known.csv", relations, names)
+    build([known], FactsSettings(relations=names, held_out=0), tmp_path / "facts", edits=0)
+    assert json.loads((tmp_path / "facts" / "counterfact.json").read_text(encoding="utf-8")) == []
+    assert any((tmp_path / "facts" / "tasks").iterdir())

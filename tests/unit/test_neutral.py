@@ -147,7 +147,7 @@ def test_a_state_is_put_beside_the_unedited_model(tiny_model, tiny_tokenizer, tm
         states = [tmp_path / f"{name}.safetensors" for name in names]
         settings = NeutralSettings(passages=4, length=16)
         measure_drift(
-            tmp_path / "model", states, tmp_path / "texts.txt", outs, load_settings={}, settings=settings, skip=2
+            tmp_path / "model", tmp_path / "texts.txt", states, outs, load_settings={}, settings=settings, skip=2
         )
         return [pd.read_csv(out) for out in outs]
 

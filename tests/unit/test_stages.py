@@ -93,7 +93,7 @@ def stream(tmp_path: Path, tiny_model: ModelMaker, tiny_tokenizer: TokenizerMake
         states = [folder / "state.safetensors" for folder in folders]
         outs = [folder / "editing.csv" for folder in folders]
         evaluate_states(
-            root / "model", states, root / "stream.json", outs,
+            root / "model", root / "stream.json", states, outs,
             load_settings={"device": "cpu"}, references=None, generation=None,
         )  # fmt: skip
         return folders
@@ -163,7 +163,7 @@ def test_an_evaluation_can_take_some_records_evenly_spread(
     root = tmp_path / "tiny"
     last = root / "zsre" / "memit" / "seed0" / f"edits{CHECKPOINTS[-1]}" / "state.safetensors"
     evaluate_states(
-        root / "model", [last], root / "stream.json", [tmp_path / "some.csv"],
+        root / "model", root / "stream.json", [last], [tmp_path / "some.csv"],
         load_settings={"device": "cpu"}, references=None, generation=None, records=records,
     )  # fmt: skip
     some = pd.read_csv(tmp_path / "some.csv")

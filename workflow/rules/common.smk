@@ -11,7 +11,7 @@ from sphere.study.configuration import load_study
 from sphere.errors import InputError
 from sphere.plain_yaml import read_yaml
 from sphere.study.plan import plan
-from sphere.study.plan.costs import HELD_OUT, TARGETS, target_parts
+from sphere.study.plan.costs import ASKED_PARTS, HELD_OUT, TARGETS, target_parts
 
 KEYS = tuple(RunSettings.model_fields)
 
@@ -30,6 +30,7 @@ config.update(RUN.plain())  # with the defaults of what it leaves out
 STUDY = WHOLE.study
 MODELS = WHOLE.models
 FILES = {row.file_name: row for row in WHOLE.sources.values() if row.is_file}
+SOURCES = {dataset.source for dataset in STUDY.datasets.values()}
 PRE_EDITED = "pre-edited"
 IN_CONTEXT = "in-context"
 STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
@@ -176,6 +177,7 @@ def spectra(wildcards):
 
 
 PARTS = target_parts(STUDY)
+ASKED = range(ASKED_PARTS)
 
 
 def requests_of(dataset):
@@ -201,6 +203,21 @@ def frozen_targets(dataset=None):
 def of_checkpoints(name):
     """The files called ``name`` of all checkpoints of a stream."""
     return expand(f"{STREAM}/edits{{edits}}/{name}", edits=STUDY.checkpoints, allow_missing=True)
+
+
+def edited(name):
+    """The files called ``name`` that one job of editing makes."""
+    return of_checkpoints(name) if WHOLE_STREAMS else f"{STREAM}/edits{{edits}}/{name}"
+
+
+def measurements():
+    """What a job measures of each checkpoint: name of the output -> file."""
+    found = {"editing": "editing.csv"}
+    if STUDY.tasks:
+        found["ability"] = "general_ability.csv"
+    if STUDY.neutral:
+        found["neutral"] = "neutral.csv"
+    return found
 
 
 def over_streams(*names, edits=STUDY.checkpoints):

@@ -104,14 +104,15 @@ rule known_facts:
     input:
         model=f"<study>/{STUDY.asked}/model",
     output:
-        known=ensure("<study>/facts/known.csv", non_empty=True),
+        known=ensure("<study>/facts/known{part}.csv", non_empty=True),
     params:
         facts=STUDY.facts.plain() if STUDY.facts else None,
+        parts=ASKED_PARTS,
         load=MODELS[STUDY.asked].load_settings(),
     log:
-        "<logs>/known_facts.log",
+        "<logs>/known_facts{part}.log",
     benchmark:
-        "<benchmarks>/known_facts.tsv"
+        "<benchmarks>/known_facts{part}.tsv"
     threads: 1
     resources:
         mem_mb=planned("mem_mb", "known_facts", model=STUDY.asked),
@@ -119,16 +120,19 @@ rule known_facts:
         gpu=MODELS[STUDY.asked].resources.gpu,
     conda:
         "../../envs/evaluate.yaml"
+    wildcard_constraints:
+        part="[0-9]+",
     message:
-        "Asking the model which facts it knows"
+        "Asking the model which facts it knows, part {wildcards.part}"
     script:
         "../scripts/known_facts.py"
 
 
 rule facts:
     input:
-        known="<study>/facts/known.csv",
+        known=expand("<study>/facts/known{part}.csv", part=ASKED),
     output:
+        known="<study>/facts/known.csv",
         counterfact="<study>/facts/counterfact.json",
         zsre="<study>/facts/zsre.json",
         tuning_counterfact="<study>/facts/tuning_counterfact.json",
@@ -142,7 +146,7 @@ rule facts:
         ),
     params:
         facts=STUDY.facts.plain() if STUDY.facts else None,
-        edits=STUDY.edits,
+        edits=STUDY.edits if "facts" in SOURCES else 0,
     log:
         "<logs>/facts.log",
     benchmark:

@@ -98,11 +98,6 @@ rule sensitivity:
         "../scripts/sensitivity.py"
 
 
-def edited(name):
-    """The files called ``name`` that one job of editing makes."""
-    return of_checkpoints(name) if WHOLE_STREAMS else f"{STREAM}/edits{{edits}}/{name}"
-
-
 rule edit:
     input:
         model="<study>/{model}/model",

@@ -1,14 +1,4 @@
 # Everything that is measured of a stream's checkpoints in one job: small models, whose start takes longer than their work.
-def measurements():
-    """What a job measures of each checkpoint: name of the output -> file."""
-    found = {"editing": "editing.csv"}
-    if STUDY.tasks:
-        found["ability"] = "general_ability.csv"
-    if STUDY.neutral:
-        found["neutral"] = "neutral.csv"
-    return found
-
-
 if STUDY.jobs == "stream":
 
     rule measure:

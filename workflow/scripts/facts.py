@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from sphere.config.facts import FactsSettings
-from sphere.study.job import job
+from sphere.study.job import job, paths
 
 with job(snakemake):
     from sphere.data.facts.build import build
 
     params, out = snakemake.params, Path(snakemake.output.counterfact).parent
-    build(Path(snakemake.input.known), FactsSettings(**params.facts), out, edits=params.edits)
+    build(paths(snakemake.input.known), FactsSettings(**params.facts), out, edits=params.edits)

@@ -13,5 +13,7 @@ with job(snakemake):
         Path(snakemake.input.model),
         FactsSettings(**params.facts),
         load_settings=params.load,
+        part=int(snakemake.wildcards.part),
+        parts=params.parts,
         out=Path(snakemake.output.known),
     )

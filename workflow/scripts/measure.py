@@ -1,7 +1,4 @@
-"""Measure states of a stream, or the unedited model: on its edits, on tasks of general ability, on neutral text.
-
-Each of the three where it is asked for as an output.
-"""
+"""Measure states of a stream, or the unedited model: on its edits, on tasks of general ability, on neutral text."""
 
 from pathlib import Path
 
@@ -12,24 +9,14 @@ with job(snakemake, sources=snakemake.params.sources) as unfinished:
     from sphere.evaluation.generation import GenerationSettings
     from sphere.study.stages import evaluate_states, measure_drift, score_states
 
-    files, params = snakemake.input, snakemake.params
+    files, params, out = snakemake.input, snakemake.params, snakemake.output
     model, states = Path(files.model), paths(files.get("states"))
-
-    def asked(name):
-        """Of the outputs called ``name`` that no earlier start finished: states, places, and what marks one done."""
-        outputs = {unfinished.path(path): path for path in paths(snakemake.output.get(name))}
-        todo = [out for out, path in outputs.items() if not unfinished.has([path])]
-        chosen = [state for state, out in zip(states, outputs, strict=True) if out in todo] if states else []
-        return chosen, todo, lambda out: unfinished.finish([outputs[out]])
-
-    chosen, outs, done = asked("editing")
-    if outs:
+    if out.get("editing"):
         in_context = snakemake.rule == "evaluate_in_context"  # told a fact, a model has it in its free texts anyhow
         evaluate_states(
             model,
-            chosen,
             Path(files.stream),
-            outs,
+            *unfinished.left(paths(out.editing), states),
             load_settings=params.load,
             references=next(iter(paths(files.references)), None),
             word_weights=tuple(paths(files.word_weights)) or None,
@@ -39,30 +26,22 @@ with job(snakemake, sources=snakemake.params.sources) as unfinished:
             belief=params.belief,
             portability=params.portability,
             in_context=in_context,
-            on_written=done,
         )
-    chosen, outs, done = asked("ability")
-    if outs:
-        folders = dict(zip(map(tuple, params.data), paths(files.data), strict=True))
+    if out.get("ability"):
         score_states(
             model,
-            chosen,
-            outs,
+            *unfinished.left(paths(out.ability), states),
             load_settings=params.load,
             tasks=TaskSettings(**params.tasks),
             include_paths={*paths(files.tasks), *(path.parent for path in paths(files.own_tasks))},
-            data={task: (folder, subset) for (task, subset), folder in folders.items()},
-            on_written=done,
+            data={task: (path, subset) for (task, subset), path in zip(params.data, paths(files.data), strict=True)},
         )
-    chosen, outs, done = asked("neutral")
-    if outs:
+    if out.get("neutral"):
         measure_drift(
             model,
-            chosen,
             Path(files.texts),
-            outs,
+            *unfinished.left(paths(out.neutral), states),
             load_settings=params.load,
             settings=NeutralSettings(**params.neutral),
             skip=params.skip,
-            on_written=done,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,17 @@ from sphere.files import write_csv, write_json
 COLUMNS = ("relation", "facts", "asked", "rewrite", "known", "edited", "held_out", "kept")
 
 
-def build(known: Path, settings: FactsSettings, out: Path, *, edits: int) -> None:
-    """Write records of ``edits`` facts that ``known`` (known.csv) says are known, relations.csv and tasks.
+def build(known: Sequence[Path], settings: FactsSettings, out: Path, *, edits: int) -> None:
+    """Write records of ``edits`` facts that the parts of ``known`` say are known, known.csv, relations.csv and tasks.
 
-    Every order of a stream is one of the same records. Raises InputError, with how many facts of which relations there
+    The parts take turns, as they were dealt (``sphere.study.facts``). Every order of a stream is one of the same
+    records; with 0 ``edits`` there are tasks alone. Raises InputError, with how many facts of which relations there
     are, if fewer can be edited.
     """
-    asked = pd.read_csv(known, keep_default_na=False)  # a subject may be called NA
-    known_facts = asked[asked["known"] == "True"] if asked["known"].dtype == object else asked[asked["known"]]
+    parts = [pd.read_csv(path, keep_default_na=False) for path in known]  # a subject may be called NA
+    asked = pd.concat(parts).sort_index(kind="stable")
+    write_csv(asked, out / "known.csv")
+    known_facts = asked[asked["known"].astype(str) == "True"]
     facts = [Fact(*row) for row in known_facts[["relation", "subject", "object"]].itertuples(index=False)]
     relations = load_relations(settings.relations, folder=settings.tables or FOLDER)
     rng = np.random.default_rng([settings.seed, 1])

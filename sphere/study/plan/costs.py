@@ -49,6 +49,8 @@ FEW_FACTS = 1800
 """Of them, those of the relations with a few dozen facts each, whatever ``facts.asked`` is."""
 HELD_OUT = "held-out"
 """What stands for a dataset's name in the requests that tuning edits."""
+ASKED_PARTS = 2
+"""Jobs that ask a model which facts it knows: everything else waits for them."""
 TARGETS = 50
 """Requests whose target values one job finds, where they are those of the unedited model."""
 TRACED = {"draws": 3, "sets": 7}
@@ -297,12 +299,13 @@ class Costs:
             yield Job("fetch_model", model.name, host=PYTHON[False], written=written)
         if self.study.facts is not None and self.study.asked == model.name:
             facts = FACTS if self.study.facts.asked is None else min(FACTS, FEW_FACTS + 2 * self.study.facts.asked)
-            asked = facts * (COUNTERFACT.prompt + COUNTERFACT.target)
+            asked = facts // ASKED_PARTS * (COUNTERFACT.prompt + COUNTERFACT.target)
             yield self._job(
                 "known_facts",
                 least=self.folder + s.shape.vocabulary * 512 * 4,
                 files=self.folder,
                 seconds=self.flops(model=2 * asked * s.parameters),
+                count=ASKED_PARTS,
             )
         if model.values.weights == "pretrained":
             yield self._targets()
