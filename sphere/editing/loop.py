@@ -50,8 +50,8 @@ class Editor:
     The model must be unedited when an Editor is made, unless ``state`` says what it was. Edited layers are kept in
     float32 (or wider) whatever the model's dtype, in the state and in the model itself (``Adapter.widen``), so that
     thousands of small updates do not drown in rounding. Energy is measured every ``energy_every`` batches, and after
-    the numbers of edits in ``energy_at``; operations are counted in the first batch alone, and in the next one after
-    ``count`` was set again, since a look at each of them takes its time.
+    the numbers of edits in ``energy_at``; operations are counted in the first batch alone, since a look at each of them
+    takes its time.
     """
 
     def __init__(

@@ -163,7 +163,6 @@ def edit_stream(
         checkpoint.write(replace(editor.state, stopped=stopped), records, incidents)
         on_written(checkpoint)
         records, position = [], checkpoint.edits
-        editor.count = True
 
 
 ENERGY_COLUMNS = (
