@@ -15,6 +15,7 @@ from sphere.report.tables import build, gather, load
 from sphere.report.tables.cost import cost_by_stream
 from sphere.report.tables.intervals import over_seeds
 from sphere.report.tables.layout import PORTABILITY_KINDS
+from sphere.report.tables.portability import portability_table
 from sphere.report.tables.retention import cohort_size, retention_curve, retention_rows, retention_table
 
 LAST = 100
@@ -227,6 +228,17 @@ def test_questions_behind_edits_have_a_column_a_kind_that_was_asked(gathered: Pa
     seeds = over_seeds([100 * frame["portability_two_hop"].mean() for frame in records(gathered, "sphere")])
     cell = row.cells["two_hop"]
     assert (cell.value, cell.half_width) == pytest.approx((seeds.mean, seeds.half_width))
+
+
+@pytest.mark.parametrize(("width", "shown"), [(40.0, True), (635.31, False)])
+def test_an_interval_wider_than_the_scale_is_not_shown(width: float, shown: bool) -> None:
+    row = {"model": "tiny", "dataset": "counterfact", "method": "sphere", "edits": 8, "metric_family": "portability",
+           "metric": "inverse", "mean": 0.5, "ci_low": 0.5 - width / 100, "ci_high": 0.5 + width / 100,
+           "ci_kind": "t over seeds", "n_seeds": 2}  # fmt: skip
+    (found,) = portability_table(pd.DataFrame([row])).rows
+    cell = found.cells["inverse"]
+    assert cell.value == 50
+    assert (cell.half_width == pytest.approx(width)) if shown else isnan(cell.half_width)
 
 
 def test_kinds_are_those_that_records_may_ask() -> None:
