@@ -41,8 +41,8 @@ def portability_table(by_method: pd.DataFrame) -> Table:
             rows.append(Row(section, method_label(method), cells, ranked=not is_anchor(method)))
     notes = [
         "Percent of the questions to which every token of the answer, or of an alias of it, is the likeliest under "
-        "teacher forcing; mean over the records that bring such questions, with no interval where it would be wider than "
-        "the scale because few do.",
+        "teacher forcing; mean over the records that bring such questions, with no interval where it would be wider "
+        "than the scale because few do.",
         interval_note(asked),
     ]
     title = "Questions behind the edits"
