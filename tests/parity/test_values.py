@@ -69,7 +69,7 @@ def test_n_evaluations_of_the_loss_are_n_less_one_updates(
     )
     handle.remove()
     assert got.steps.tolist() == [4]
-    assert len(evaluations) == 1 + 2 * 5, "two a step: the targets, and the prompt of the KL divergence; one before"
+    assert len(evaluations) == 5, "one a step: the targets, and the prompt of the KL divergence with them"
     with pytest.raises(ValidationError, match="greater than or equal to 2"):
         ValueSettings(steps=1)
 
