@@ -17,6 +17,7 @@ import torch
 from comparisons import Size, difference, metrics, moments, random_weight, values
 from conftest import ModelMaker, TokenizerMaker
 from counting import Lengths
+from gpu import TINY_SHAPE
 from measure import Goal, Row, Series, operations
 from report import BEGIN, END, markdown, plain_data, put_into
 from templates import shares
@@ -93,15 +94,7 @@ def test_bytes_of_a_batch(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
 
 def test_rows_at_the_shape_of_a_large_model_in_small() -> None:
     """What runs on a GPU at Llama3-8B's shape, on a shape like it: bfloat16, grouped key-value heads, layers 4 to 8."""
-    small = LlamaConfig(
-        vocab_size=2048,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=10,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-    )
-    workload = llama3_8b(small, "cpu")
+    workload = llama3_8b(TINY_SHAPE, "cpu")
     size = Size(1, 2, 1, 2, 2, 1, (8, 28), (8, 28))
     assert workload.parts.dtype == torch.bfloat16
     for compare in (values, moments, metrics):

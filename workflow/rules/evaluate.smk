@@ -47,7 +47,7 @@ use rule evaluate_pre_edited as evaluate_in_context with:
         "{wildcards.model}, {wildcards.dataset}: evaluating the unedited model with each new fact in its context"
 
 
-if STUDY.jobs == "checkpoint":
+if not WHOLE_STREAMS:
 
     use rule evaluate_pre_edited as evaluate with:
         input:
@@ -59,9 +59,9 @@ if STUDY.jobs == "checkpoint":
         output:
             editing=ensure("<stream>/edits{edits}/editing.csv", non_empty=True),
         log:
-            f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_edits{{edits}}.log",
+            "<logs>/{model}/{dataset}/{method}/seed{seed}/evaluate_edits{edits}.log",
         benchmark:
-            f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/evaluate_edits{{edits}}.tsv"
+            "<benchmarks>/{model}/{dataset}/{method}/seed{seed}/evaluate_edits{edits}.tsv"
         resources:
             mem_mb=planned("mem_mb", "evaluate"),
             runtime=planned("runtime", "evaluate"),

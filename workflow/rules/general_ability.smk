@@ -35,7 +35,7 @@ rule ability_pre_edited:
         "../scripts/measure.py"
 
 
-if STUDY.jobs == "checkpoint":
+if not WHOLE_STREAMS:
 
     use rule ability_pre_edited as ability with:
         input:
@@ -47,9 +47,9 @@ if STUDY.jobs == "checkpoint":
         output:
             ability=ensure("<stream>/edits{edits}/general_ability.csv", non_empty=True),
         log:
-            f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_edits{{edits}}.log",
+            "<logs>/{model}/{dataset}/{method}/seed{seed}/ability_edits{edits}.log",
         benchmark:
-            f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/ability_edits{{edits}}.tsv"
+            "<benchmarks>/{model}/{dataset}/{method}/seed{seed}/ability_edits{edits}.tsv"
         resources:
             mem_mb=planned("mem_mb", "ability"),
             runtime=planned("runtime", "ability"),

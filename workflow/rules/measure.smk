@@ -1,5 +1,5 @@
 # Everything that is measured of a stream's checkpoints in one job: small models, whose start takes longer than their work.
-if STUDY.jobs == "stream":
+if WHOLE_STREAMS:
 
     rule measure:
         input:

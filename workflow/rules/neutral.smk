@@ -31,7 +31,7 @@ rule neutral_pre_edited:
         "../scripts/measure.py"
 
 
-if STUDY.jobs == "checkpoint":
+if not WHOLE_STREAMS:
 
     use rule neutral_pre_edited as neutral with:
         input:
@@ -41,9 +41,9 @@ if STUDY.jobs == "checkpoint":
         output:
             neutral=ensure("<stream>/edits{edits}/neutral.csv", non_empty=True),
         log:
-            f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/neutral_edits{{edits}}.log",
+            "<logs>/{model}/{dataset}/{method}/seed{seed}/neutral_edits{edits}.log",
         benchmark:
-            f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/neutral_edits{{edits}}.tsv"
+            "<benchmarks>/{model}/{dataset}/{method}/seed{seed}/neutral_edits{edits}.tsv"
         resources:
             mem_mb=planned("mem_mb", "neutral"),
             runtime=planned("runtime", "neutral"),
