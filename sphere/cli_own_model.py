@@ -27,6 +27,8 @@ from sphere.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
+
     from sphere.data.records import EditRequest
     from sphere.models.loading import LoadedModel
 
@@ -77,10 +79,15 @@ def locate(
     facts = found.requests[:edits]
     loaded = load_quietly(model_dir, device, dtype)
     count = size or len(default_layers(adapter(loaded.model).n_layers))
-    located = locate_layers(loaded, facts, method, documents, size=count, family=family, seed=seed)
-    write_csv(located.effects, out)
-    indirect_effect(located.effects, out.with_suffix(""))
-    print_frame(located.effects, f"Indirect effect of {located.window} layers on {len(facts)} facts")
+
+    def traced(effects: pd.DataFrame, window: int) -> None:
+        write_csv(effects, out)
+        indirect_effect(effects, out.with_suffix(""))
+        print_frame(effects, f"Indirect effect of {window} layers on {len(facts)} facts")
+
+    located = locate_layers(
+        loaded, facts, method, documents, size=count, family=family, seed=seed, on_effects=traced
+    )
     if located.sets is not None:
         write_csv(located.sets, out.with_suffix(".sets.csv"))
         print_frame(located.sets, f"A first batch of {len(facts)} edits by {method}, {family}")

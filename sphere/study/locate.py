@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,18 +55,21 @@ def locate_layers(
     size: int,
     seed: int,
     others: Sequence[tuple[int, ...]] = (),
+    on_effects: Callable[[pd.DataFrame, int], None] = lambda *_: None,
     **batch: Any,
 ) -> Located:
     """Trace ``facts``; with ``documents``, also edit them in one batch by ``method`` in sets of ``size`` layers.
 
-    ``seed`` is the noise's. ``others`` are sets to try beside those; ``batch`` is passed to ``first_batches``. Raises
-    InputError if there are not as many layers that can be edited.
+    ``seed`` is the noise's. ``others`` are sets to try beside those; ``batch`` is passed to ``first_batches``, before
+    which ``on_effects`` is called with the effects and their window. Raises InputError if there are not as many layers
+    that can be edited.
     """
     parts = adapter(loaded.model)
     if size > parts.n_layers - 1:
         raise InputError(f"sets of {size} layers: the model has {parts.n_layers}, all but the last can be edited")
     window, generator = default_window(parts.n_layers), torch.Generator().manual_seed(seed)
     effects = effect_table(trace(parts, loaded.tokenizer, facts, window=window, generator=generator))
+    on_effects(effects, window)
     peak, sets = up_to_peak(effects, size), None
     if documents:
         tried = sorted({*layer_sets(peak, parts.n_layers), *others})

@@ -121,6 +121,19 @@ def test_locate_says_which_layers_and_why(files: Path, tmp_path: Path, capsys: p
     assert "all but the last can be edited" in capsys.readouterr().err
 
 
+def test_what_was_traced_is_kept_if_the_first_batches_fail(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: Any, **__: Any) -> pd.DataFrame:
+        raise InputError("the text is too short")
+
+    monkeypatch.setattr(module, "first_batches", failing)
+    inputs, out = (files / "model", files / "requests.json"), tmp_path / "layers.csv"
+    assert run("locate", *inputs, "--corpus", files / "corpus.txt", "--edits", 3, "--size", 2, "--out", out) == 2
+    assert "the text is too short" in capsys.readouterr().err
+    assert pd.read_csv(out)["layer"].tolist() == [0, 1, 2, 3]
+
+
 def test_a_study_locates_by_its_settings_with_its_own_layers_among_the_sets(
     files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,7 @@ def cost_table(timing: pd.DataFrame, cost: pd.DataFrame) -> Table:
             rows.append(Row(str(model), method_label(method), cells))
     notes = [
         "Floating-point operations (products of matrices, attention and factorizations, counted as they run) of the "
-        "first batch behind each checkpoint over its edits, and wall seconds of all batches over the edits made; "
+        "first batch of each job that edited over its edits, and wall seconds of all batches over the edits made; "
         "target values that a study finds once on the unedited model, for all methods (values.weights: pretrained), "
         "are not among them. Operations hardly depend on the machine; seconds and memory do.",
         "Peak memory: of the process that edits, model and libraries included; GPU: what tensors held of it. Kept "
