@@ -17,10 +17,11 @@ from sphere.evaluation.neurons import gather_neurons
 from sphere.report.claims import TESTS, check_claims
 from sphere.report.claims.controls import OURS
 from sphere.report.claims.evidence import Evidence, Part, UntestableError, judge, pooled
-from sphere.report.claims.hypotheses import FEWEST_CHECKPOINTS, FEWEST_METHODS
+from sphere.report.claims.hypotheses import FEWEST_METHODS
 from sphere.report.tables import gather, load
 from sphere.report.tables.intervals import over_seeds
 from sphere.report.tables.layout import METRICS
+from sphere.report.tables.trajectories import FEWEST_CHECKPOINTS
 from sphere.report.verdicts import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TOO_FEW, TREND, VACUOUS, measured
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published"

@@ -285,6 +285,8 @@ def test_energy_accuracy_draws_the_means_and_says_the_correlation(
     run = memit[memit["seed"] == 1]
     p = spearman(run["he"], run["efficacy"]).p
     assert drawn[2].axes[0].get_title(loc="left").splitlines()[1].endswith(f"p = {p:.3f}")
+    energy_accuracy(paths[paths["edits"].isin(sorted(paths["edits"].unique())[:4])], tmp_path / "few")
+    assert drawn[3].axes[0].get_title(loc="left") == "MEMIT"
 
 
 def test_missing_and_infinite_values_are_left_out_not_filled_in(

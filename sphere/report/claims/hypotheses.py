@@ -33,12 +33,10 @@ from sphere.report.tables.layout import (
     projected_pairs,
 )
 from sphere.report.tables.stream import batch_seconds
-from sphere.report.tables.trajectories import RUN, energy_correlations, steps
+from sphere.report.tables.trajectories import FEWEST_CHECKPOINTS, RUN, energy_correlations, steps
 from sphere.report.verdicts import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TOO_FEW, TREND, VACUOUS, signed
 
 PLACE = ["model", "dataset"]
-FEWEST_CHECKPOINTS = 5
-"""C1: a perfect order of four points comes by chance in 2 of 24 orders (p = 0.08), one of five in 2 of 120 (0.017)."""
 FEWEST_METHODS = 10
 """C2: methods from which a correlation across methods says anything; |r_s| has to be over 0.65 there for p < 0.05."""
 NEAR = 0.01

@@ -29,6 +29,7 @@ from sphere.report.tables.intervals import Correlation, over_seeds, spearman
 from sphere.report.tables.layout import METRICS, family_label, family_of, method_label, ordered_methods
 from sphere.report.tables.trajectories import (
     FASTER,
+    FEWEST_CHECKPOINTS,
     FIRST,
     early_warnings,
     energy_correlations,
@@ -45,7 +46,8 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
     """Figure 1: HE (right axis) and the three accuracies (left) against edits made, one panel a method.
 
     `paths` is trajectories(); mean over seeds with its 95 % interval. Above each panel Spearman's r_s between HE
-    and each metric, as `_correlations` says it. The right axes of one model and dataset are the same, so HE compares.
+    and each metric, as `_correlations` says it, where there are FEWEST_CHECKPOINTS. The right axes of one model and
+    dataset are the same, so HE compares.
     """
     rows = [
         (model, dataset, methods)
@@ -68,8 +70,11 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
                     band(axis, own, metric, METRIC_LOOKS[metric])
                 axis.set_ylim(-4, 104)
                 fit_integers(axis, own["edits"])
-                _energy_axis(axis, own, limits, labelled=method == methods[-1])
-                title = f"{method_label(method)}\n{_correlations(ranks[ranks['method'] == method])}"
+                right = _energy_axis(axis, own, limits, labelled=method == methods[-1])
+                right.set_in_layout(axis is line[-1])  # the last of a short row has room beside it
+                found = ranks[ranks["method"] == method]
+                said = _correlations(found) if found["n"].max() >= FEWEST_CHECKPOINTS else ""
+                title = f"{method_label(method)}\n{said}".strip()
                 axis.set_title(title, loc="left", linespacing=1.2, fontsize=7)
             line[0].set_ylabel(row_label(model, dataset, percent(dataset), several=several))
             for axis in line[len(methods) :]:
@@ -78,7 +83,7 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
         legend_above(figure, figure.axes)
 
 
-def _energy_axis(axis: Axes, own: pd.DataFrame, limits: tuple[float, float], *, labelled: bool) -> None:
+def _energy_axis(axis: Axes, own: pd.DataFrame, limits: tuple[float, float], *, labelled: bool) -> Axes:
     right = axis.twinx()
     right.spines["right"].set_visible(True)
     band(right, own, "he_change", ENERGY_LOOK)
@@ -88,6 +93,7 @@ def _energy_axis(axis: Axes, own: pd.DataFrame, limits: tuple[float, float], *, 
     right.grid(False)
     if labelled:
         right.set_ylabel("HE change (%)")
+    return right
 
 
 def _energy_limits(place: pd.DataFrame) -> tuple[float, float]:
