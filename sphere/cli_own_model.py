@@ -85,9 +85,7 @@ def locate(
         indirect_effect(effects, out.with_suffix(""))
         print_frame(effects, f"Indirect effect of {window} layers on {len(facts)} facts")
 
-    located = locate_layers(
-        loaded, facts, method, documents, size=count, family=family, seed=seed, on_effects=traced
-    )
+    located = locate_layers(loaded, facts, method, documents, size=count, family=family, seed=seed, on_effects=traced)
     if located.sets is not None:
         write_csv(located.sets, out.with_suffix(".sets.csv"))
         print_frame(located.sets, f"A first batch of {len(facts)} edits by {method}, {family}")

@@ -1,9 +1,9 @@
 """One tidy table of everything a study measured, for questions that no table here answers: results.parquet.
 
-    import pandas as pd
-    results = pd.read_parquet("results/smollm2/results.parquet")
-    strict = results.query("metric == 'efficacy' and family == 'strict'")
-    strict.pivot_table(index="edits", columns="method", values="value")
+import pandas as pd
+results = pd.read_parquet("results/smollm2/results.parquet")
+strict = results.query("metric == 'efficacy' and family == 'strict'")
+strict.pivot_table(index="edits", columns="method", values="value")
 """
 
 from __future__ import annotations

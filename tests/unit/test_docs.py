@@ -20,6 +20,7 @@ import pytest
 import torch
 import yaml
 from conftest import TEXTS, ModelMaker, TokenizerMaker
+from keep import MARKED, RESULTS, cells, kept, renewed, shown
 from pydantic import BaseModel
 from transformers import PhiConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
@@ -159,10 +160,6 @@ def test_the_map_of_the_house_is_right() -> None:
 
 # ------------------------------------------------------------------------------------------------ results in documents
 
-RESULTS = DOCS / "results"
-MARKED = re.compile(r"<!-- results: (.+) -->\n\n((?:^\|.*\|\n)+)", re.MULTILINE)
-"""A table of a document and the files of docs/results/ that its numbers are from."""
-
 
 def marked_tables() -> list[Any]:
     return [
@@ -172,53 +169,31 @@ def marked_tables() -> list[Any]:
     ]
 
 
-def kept(files: list[str], label: str, header: str) -> tuple[Any, Any]:
-    """What docs/results/ has for a row's label and a column's header, and the ± beside it; the label `all` is the sum.
-
-    A header is the name of a column, `HE change (%)` of he_change, and behind a comma words of the CSV's row.
-    """
-    column, _, words = header.partition(", ")
-    name = re.sub(r"\W+", "_", column.casefold()).strip("_")
-    for file in files:
-        table = pd.read_csv(RESULTS / file)
-        known = [each for each in table if each == name or each.endswith(f"_{name}")]
-        text = table.select_dtypes(exclude="number").fillna("").astype(str)
-        own = table[text.eq(label).any(axis=1) & text.agg(" ".join, axis=1).str.contains(words, regex=False)]
-        if known and label == "all":
-            return table[known[0]].sum(), None
-        if known and len(own):
-            assert len(own) == 1, f"{file} has {len(own)} rows for {label}, {words}"
-            return own[known[0]].item(), own.get(f"{known[0]}_pm", pd.Series([None])).item()
-    return None, None
-
-
-def shown_as(value: Any, written: str) -> bool:
-    """Whether a value of a CSV is written so, to the digits that are there."""
-    if isinstance(value, str) or pd.isna(value):
-        return written == ("" if pd.isna(value) else value)
-    plain = written.replace(",", "").replace("−", "-")
-    digits = len(plain.partition(".")[2])
-    return f"{value:.{digits}f}" == plain
-
-
 @pytest.mark.parametrize(("files", "table"), marked_tables())
 def test_a_table_says_what_its_results_say(files: list[str], table: str) -> None:
-    header, _, *lines = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
-    for label, *cells in lines:
-        for name, cell in zip(header[1:], cells, strict=True):
+    """Every cell is in the files, and as `python benchmarks/keep.py` writes it."""
+    header, _, *lines = map(cells, table.splitlines())
+    for label, *own in lines:
+        for name, cell in zip(header[1:], own, strict=True):
             value, spread = kept(files, label, name)
+            assert value is not None or not cell, (label, name)
             written, _, half = cell.partition(" ± ")
-            assert shown_as(value, written), (label, name, cell, value)
-            assert shown_as(spread, half) or (not half and spread == 0), (label, name, cell, spread)
+            assert shown(value, written) == written.replace("-", "−"), (label, name, cell, value)
+            assert shown(spread, half) == half or (not half and spread == 0), (label, name, cell, spread)
 
 
 def test_a_wrong_digit_in_a_table_is_found() -> None:
-    assert shown_as(1234.567, "1,234.6")
-    assert not shown_as(1234.567, "1,234.5")
-    assert shown_as(-0.5, "−0.50")
-    assert not shown_as(0.5, "")
+    assert shown(1234.567, "1,234.5") == "1,234.6"
+    assert shown(-0.5, "0.40") == "−0.50"
+    assert shown(float("nan"), "0.1") == shown(None, "") == ""
     table = pd.read_csv(RESULTS / "smollm2" / "energy.csv").set_index("method")
     assert kept(["smollm2/energy.csv"], "MEMIT", "HE change (%)")[0] == table.loc["MEMIT", "he_change"]
+    page = (
+        "<!-- results: smollm2/energy.csv -->\n\n| method | HE change (%) |\n| --- | ---: |\n| MEMIT | 7.000 ± 1.0 |\n"
+    )
+    value, spread = table.loc["MEMIT", "he_change"], table.loc["MEMIT", "he_change_pm"]
+    assert renewed(page).splitlines()[-1] == f"| MEMIT | {value:.3f} ± {spread:.1f} |"
+    assert renewed(renewed(page)) == renewed(page)
 
 
 def test_every_kept_result_stands_behind_a_table() -> None:
