@@ -9,6 +9,9 @@ from pydantic import model_validator
 
 from sphere.config.base import Settings
 
+CORPUS_TASKS = ("corpus_perplexity",)
+"""The general-ability task that a corpus comes with."""
+
 
 class DatasetConfig(Settings):
     """Where a dataset's edit records come from; their schema is told from the records."""

@@ -16,12 +16,13 @@ class TaskSettings(Settings):
     """General ability, scored by lm-evaluation-harness."""
 
     names: Annotated[tuple[str, ...], Field(min_length=1)]
-    """The world's own (world_reasoning, ...), ours (a file of config/tasks/), or the harness's, whose data are the row
-    of config/sources.tsv of the same name (gsm8k, rte, nq_open, boolq, ...)."""
+    """The world's own (world_reasoning, ...), the facts' (facts_open_qa, ...), corpus_perplexity, ours (a file of
+    config/tasks/), or the harness's, whose data are the row of config/sources.tsv of the same name (gsm8k, rte,
+    nq_open, boolq, ...)."""
     limit: Positive | None = None
     """Items of each task, from its start; null takes all."""
     fewshot: Count = 0
-    """Solved examples before an item."""
+    """Solved examples before an item; a passage has none."""
 
 
 class GenerationSettings(Settings):

@@ -16,7 +16,9 @@ METHOD_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+=@-]*$"
 LONGEST_NAME = 100
 """A method's name is also a folder's."""
 MethodName = Annotated[str, Field(pattern=METHOD_NAME, max_length=LONGEST_NAME)]
-MODEL_FOLDERS = ("world", "facts", "streams", "tables", "figures", "claims", "logs", "benchmarks", "provenance")
+MODEL_FOLDERS = (
+    *("world", "facts", "corpus", "streams", "tables", "figures", "claims", "logs", "benchmarks", "provenance"),
+)
 """Folders of results/STUDY beside those of its models."""
 DOWNLOAD_FOLDERS = ("logs", "benchmarks", "provenance")
 """Folders of results/downloads beside those of datasets."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sphere.config.base import Count, Positive, Settings
-from sphere.config.dataset import CorpusSettings, DatasetConfig
+from sphere.config.dataset import CORPUS_TASKS, CorpusSettings, DatasetConfig
 from sphere.config.evaluation import GenerationSettings, NeutralSettings, StrictSettings, TaskSettings
 from sphere.config.facts import FACTS_TASKS, FactsSettings
 from sphere.config.model import Hyperparameters
@@ -117,6 +117,8 @@ class StudyConfig(Settings):
                 raise ValueError(f"tasks.names: {task!r} needs the study to have a world")
             if task in FACTS_TASKS and self.facts is None:
                 raise ValueError(f"tasks.names: {task!r} needs the study to have facts (facts: {{}})")
+            if task in CORPUS_TASKS and self.corpus is None:
+                raise ValueError(f"tasks.names: {task!r} needs the study to have a corpus (corpus: {{item: NAME}})")
         for key, edits in self._held_out().items():
             if self.world is None and self.facts is None:
                 section = key.partition(".")[0]

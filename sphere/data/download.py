@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
@@ -24,7 +24,7 @@ from sphere.config.sources import Source
 from sphere.data.messages import line, no_room, public
 from sphere.data.wheels import from_wheel, is_wheel
 from sphere.errors import InputError
-from sphere.files import SHORT, alone, digest, read_json, write_atomically, write_folder_atomically, write_json
+from sphere.files import SHORT, alone, digest, read_json, write_folder_atomically, write_json
 
 ATTEMPTS = 6
 """Tries of a download that breaks off, or whose server is overloaded."""
@@ -112,45 +112,6 @@ def fetch_snapshot(source: Source, out: Path, locks: Path, *, code: bool = False
                 for name, target in wanted.items():
                     _link(target, made / name)
     print(f"{out}: {len(files)} files of {where}" + ("" if source.path else f" ({folder.name})"))
-
-
-def extract_corpus(file: Path, out: Path, *, column: str, documents: int) -> None:
-    """Write the first ``documents`` texts of ``file`` separated by blank lines, those within a text removed.
-
-    ``file`` is parquet with the texts in ``column``, or text that blank lines separate already.
-    """
-    count = 0
-    with write_atomically(out) as temporary:
-        with temporary.open("w", encoding="utf-8") as written:
-            for text in _texts(file, column):
-                lines = [line for line in text.splitlines() if line.strip()]
-                if lines:
-                    written.write("\n".join(lines) + "\n\n")
-                    count += 1
-                if count == documents:
-                    break
-        if count < documents:
-            raise InputError(f"{file} has {count} texts, statistics.documents asks for {documents}: lower it")
-    print(f"{out}: {count} texts")
-
-
-def _texts(file: Path, column: str) -> Iterator[str]:
-    with file.open("rb") as opened:
-        is_parquet = opened.read(4) == b"PAR1"
-    if not is_parquet:
-        yield from re.split(r"\n\s*\n", file.read_text(encoding="utf-8"))
-        return
-    from pyarrow import ArrowInvalid, parquet
-
-    try:
-        content = parquet.ParquetFile(file)
-    except (OSError, ArrowInvalid) as error:
-        raise InputError(f"{file} is no parquet file ({line(error)}): delete it and fetch it again") from None
-    names = content.schema_arrow.names
-    if column not in names:
-        raise InputError(f"{file} has no column {column!r}: set corpus.column to one of {', '.join(names)}")
-    for batch in content.iter_batches(batch_size=1000, columns=[column]):
-        yield from map(str, batch.column(0).to_pylist())
 
 
 # ----------------------------------------------------------------------------------------------------- transfers

@@ -1,4 +1,4 @@
-"""Multiple-choice items, written as tasks of lm-evaluation-harness over local JSON lines."""
+"""Multiple-choice items and passages, written as tasks of lm-evaluation-harness over local JSON lines."""
 
 from __future__ import annotations
 
@@ -24,25 +24,41 @@ def item(text: str, answer: str, wrong: Sequence[str], rng: np.random.Generator)
 def write_tasks(tasks: Mapping[str, Sequence[Item]], folder: Path) -> None:
     """Write folder/NAME.jsonl and folder/NAME.yaml of every task."""
     for name, items in tasks.items():
-        lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in items)
-        write_text(lines, folder / f"{name}.jsonl")
-        write_text(_task_yaml(name, f"{name}.jsonl"), folder / f"{name}.yaml")
+        _write(
+            name,
+            items,
+            folder,
+            output_type="multiple_choice",
+            doc_to_text="{{text}}",
+            doc_to_choice="{{choices}}",
+            doc_to_target="{{label}}",
+            target_delimiter=" ",
+            metric_list=[{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+        )
 
 
-def _task_yaml(task: str, data: str) -> str:
-    return yaml.safe_dump(
-        {
-            "task": task,
-            "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": data}},
-            "output_type": "multiple_choice",
-            "test_split": "test",
-            "doc_to_text": "{{text}}",
-            "doc_to_choice": "{{choices}}",
-            "doc_to_target": "{{label}}",
-            "target_delimiter": " ",
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-            "metadata": {"version": 1.0},
-        },
-        sort_keys=False,
+def write_passages(name: str, passages: Sequence[str], folder: Path) -> None:
+    """Write a task that asks for the likelihood of whole passages, in bits a byte of UTF-8."""
+    _write(
+        name,
+        [{"text": passage} for passage in passages],
+        folder,
+        output_type="loglikelihood_rolling",
+        doc_to_text="",
+        doc_to_target="text",
+        metric_list=[{"metric": "bits_per_byte", "aggregation": "bits_per_byte", "higher_is_better": False}],
     )
+
+
+def _write(name: str, items: Sequence[Item], folder: Path, **asked: Any) -> None:
+    lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in items)
+    write_text(lines, folder / f"{name}.jsonl")
+    task = {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": f"{name}.jsonl"}},
+        "test_split": "test",
+        **asked,
+        "metadata": {"version": 1.0},
+    }
+    write_text(yaml.safe_dump(task, sort_keys=False), folder / f"{name}.yaml")

@@ -18,14 +18,17 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sphere.config.dataset import CORPUS_TASKS
 from sphere.data.facts.tasks import TASK_FAMILIES as FACTS_FAMILIES
 from sphere.data.world.tasks import TASK_FAMILIES as WORLD_FAMILIES
 from sphere.errors import InputError
+from sphere.evaluation.neutral import ratio
 from sphere.models.adapters import adapter
 
 TASK_FAMILIES = {
     **WORLD_FAMILIES,
     **FACTS_FAMILIES,
+    **dict.fromkeys(CORPUS_TASKS, "perplexity"),
     "gsm8k": "reasoning",
     "rte": "nli",
     "nq_open": "open_domain_qa",
@@ -41,7 +44,9 @@ that is not here is a family of its own."""
 TaskData = tuple[Path, str | None]
 """A dataset's folder, as the hub has it, and its subset."""
 COLUMNS = ("task", "family", "metric", "value", "stderr", "n")
-METRICS = ("acc", "exact_match")
+BITS = "bits_per_byte"
+"""-log2 P of passages over their bytes: unlike a perplexity, it does not overflow where a model has collapsed."""
+METRICS = ("acc", "exact_match", BITS)
 """The metrics reported, the first that a task has."""
 
 
@@ -61,8 +66,9 @@ def evaluate_tasks(
 
     A task is looked for first in ``include_paths`` (folders of the harness's task YAMLs; relative ``data_files`` are
     taken from the YAML's folder), then among the harness's own. ``data`` maps tasks to the dataset they ask from, where
-    it lies on this disk. ``value`` is in [0, 1], ``stderr`` its standard error (NaN for a single item), ``n`` the items
-    scored, at most ``limit``. ``num_fewshot`` replaces the task's own number; ``seed`` draws the few-shot examples.
+    it lies on this disk. ``value`` is in [0, 1], of passages in bits a byte; ``stderr`` is its standard error (NaN for
+    a single item), ``n`` the items scored, at most ``limit``. ``num_fewshot`` replaces the task's own number; passages
+    have none at all; ``seed`` draws the few-shot examples.
     Tasks over local files or ``data`` touch no network and leave nothing in a user's cache; neither ``tokenizer`` nor
     the global random state is changed. Raises InputError for an unknown or unusable task.
     """
@@ -85,7 +91,7 @@ def evaluate_tasks(
         outcome = evaluate(
             lm=harness_model, task_dict={"tasks": loaded}, limit=limit, bootstrap_iters=_BOOTSTRAP, log_samples=False
         )
-    return pd.DataFrame([_row(task, outcome) for task in loaded], columns=list(COLUMNS))
+    return pd.DataFrame([_row(name, task, outcome) for name, task in loaded.items()], columns=list(COLUMNS))
 
 
 def _complete(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
@@ -161,22 +167,28 @@ def _local_spec(config: dict[str, Any], folder: Path, cache: str) -> dict[str, A
     return {**config, "dataset_kwargs": {**options, "cache_dir": cache}}
 
 
-def _row(task: str, outcome: dict[str, Any]) -> dict[str, Any]:
-    results = outcome["results"][task]
-    for metric in METRICS:
+def _row(name: str, task: Any, outcome: dict[str, Any]) -> dict[str, Any]:
+    results = outcome["results"][name]
+    for wanted in METRICS:
         for key, value in results.items():  # "acc,none"; where filters differ (gsm8k), the task's first
-            name, _, chosen = key.partition(",")
-            if name == metric:
-                stderr = results.get(f"{metric}_stderr,{chosen}")
+            metric, _, chosen = key.partition(",")
+            if metric == wanted:
+                stderr = _bits_stderr(task) if metric == BITS else results.get(f"{metric}_stderr,{chosen}")
                 return {
-                    "task": task,
-                    "family": TASK_FAMILIES.get(task, task),
+                    "task": name,
+                    "family": TASK_FAMILIES.get(name, name),
                     "metric": metric,
                     "value": float(value),
                     "stderr": float(stderr) if isinstance(stderr, (int, float)) else math.nan,
-                    "n": int(outcome["n-samples"][task]["effective"]),
+                    "n": int(outcome["n-samples"][name]["effective"]),
                 }
-    raise InputError(f"task {task!r} reports none of {', '.join(METRICS)}: give it such a metric in its metric_list")
+    raise InputError(f"task {name!r} reports none of {', '.join(METRICS)}: give it such a metric in its metric_list")
+
+
+def _bits_stderr(task: Any) -> float:
+    """Standard error of bits a byte over passages, as of a ratio; the harness has none of it."""
+    bits = [-each.resps[0] / math.log(2) for each in task.instances]
+    return ratio(bits, [task.count_bytes(each.args[0]) for each in task.instances])[1]
 
 
 @contextlib.contextmanager

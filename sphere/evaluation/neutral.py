@@ -118,9 +118,9 @@ def compare(
         divergence.append(kl)
         same.append(agreed)
     size, tokens = [text.bytes for text in texts], [len(text.ids) - 1 for text in texts]
-    rows = [("bits_per_byte", *_ratio(bits, size), len(texts))]
+    rows = [("bits_per_byte", *ratio(bits, size), len(texts))]
     if unedited is not None:
-        rows += [("kl", *_ratio(divergence, tokens), len(texts)), ("top1", *_ratio(same, tokens), len(texts))]
+        rows += [("kl", *ratio(divergence, tokens), len(texts)), ("top1", *ratio(same, tokens), len(texts))]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -129,7 +129,7 @@ def _log_probabilities(parts: Adapter, states: Tensor) -> Tensor:
     return parts.logits(states).float().log_softmax(-1)
 
 
-def _ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
+def ratio(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
     """The sum of ``above`` over that of ``below``, and its standard error over their pairs (NaN of one pair)."""
     n, total = len(above), sum(below)
     ratio = sum(above) / total

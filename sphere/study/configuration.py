@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sphere.config.base import Settings, read_settings
+from sphere.config.dataset import CORPUS_TASKS
 from sphere.config.evaluation import NeutralSettings
 from sphere.config.facts import FACTS_TASKS
 from sphere.config.model import GgufSource, HubSource, ModelConfig, PathSource, WorldSource
@@ -25,7 +26,7 @@ from sphere.editing.methods import Method, resolve
 from sphere.errors import InputError, nearest
 from sphere.plugins import added, names
 
-MADE_TASKS = (*WORLD_TASKS, *FACTS_TASKS)
+MADE_TASKS = (*WORLD_TASKS, *FACTS_TASKS, *CORPUS_TASKS)
 """General-ability tasks that a study makes itself."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,20 @@ def general_ability(level: float) -> pd.DataFrame:
     rows = [{"task": task, "family": family, "metric": "acc", "value": level - 0.05 * i, "stderr": 0.02, "n": 100}
             for i, (task, family) in enumerate(TASKS.items())]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def perplexity(value: float) -> pd.DataFrame:
+    """Bits a byte of held-out text, as a task of general_ability.csv."""
+    row = {"task": "corpus_perplexity", "family": "perplexity", "metric": "bits_per_byte", "value": value}
+    return pd.DataFrame([row | {"stderr": 0.03, "n": 8}])
+
+
+def add_perplexity(root: Path, of: Callable[[str, int], float]) -> None:
+    """Add it to every general_ability.csv of a study: ``of`` the method ("pre-edited") and the edits made."""
+    for path in root.rglob("general_ability.csv"):
+        *_, method, seed, edits = path.parent.parts
+        value = of(method, int(edits.removeprefix("edits"))) if seed.startswith("seed") else of(edits, 0)
+        save(pd.concat([pd.read_csv(path), perplexity(value)]), path)
 
 
 def neutral(lost: float) -> pd.DataFrame:

@@ -163,6 +163,24 @@ def test_what_a_study_lacks_is_named(tmp_path: Path) -> None:
     assert "cosines" in reasons["C8"]
 
 
+def test_perplexity_is_no_part_of_a_mean_score(tmp_path: Path) -> None:
+    """A perplexity that is high where SPHERE edits, and as high as a share cannot be, changes no claim."""
+    methods = ["memit", "memit-seq", "alphaedit", "sphere", "memit-seq+scatter"]
+    scope = made_up_study.study(methods=methods, datasets=["zsre"], checkpoints=[20, 60, 100])
+    found = []
+    for name in ("without", "with"):
+        root = made_up_study.make_results(tmp_path / name, scope)
+        if name == "with":
+            made_up_study.add_perplexity(root, lambda method, _: 1.0 + 9 * ("s" in method))
+        gather(root, scope, root / "tables")
+        found.append(check_claims(root / "tables", PUBLISHED, tmp_path / name / "claims"))
+    pd.testing.assert_frame_equal(*found)
+    assert len(load(tmp_path / "with" / "tables", "general_ability_summary")) > len(
+        load(tmp_path / "without" / "tables", "general_ability_summary")
+    )
+    assert "general ability changes by" in found[1].set_index("id").loc["C10", "reason"]
+
+
 def test_a_worse_sphere_is_not_reproduced(tables: Path, tmp_path: Path) -> None:
     """Swap the names of SPHERE and AlphaEdit: every claim in favour of SPHERE has to fail."""
     swapped = tmp_path / "tables"

@@ -127,6 +127,7 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
     (STUDY, lambda d: d["tasks"].update(names=["sphere_rte_zeroshto"]), ["did you mean 'sphere_rte_zeroshot'?"]),
     (STUDY, lambda d: d["tasks"].update(names=["gsm8"]), ["unknown task 'gsm8': did you mean 'gsm8k'?"]),
     (STUDY, lambda d: d["tasks"].update(names=["world_nil"]), ["task 'world_nil'", "did you mean 'world_nli'?"]),
+    (STUDY, lambda d: d["tasks"].update(names=["corpus_perplexity"]), ["'corpus_perplexity' needs", "a corpus"]),
     (STUDY, lambda d: d.pop("world"), ["datasets.counterfact", "needs the study to have a world"]),
     (STUDY, lambda d: d["tuning"].update(edits=1000), ["tuning.edits: 1000 edits", "tuning_people"]),
     (STUDY, lambda d: d["locate"].update(records=1000), ["locate.records: 1000 edits", "tuning_people"]),

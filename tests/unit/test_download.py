@@ -18,13 +18,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pyarrow
 import pytest
-from pyarrow import parquet
 
 from sphere.config.sources import Source, load_sources
 from sphere.data import download
-from sphere.data.download import extract_corpus, fetch, fetch_snapshot
+from sphere.data.download import fetch, fetch_snapshot
 from sphere.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -365,26 +363,6 @@ def test_the_list_of_sources_is_valid_and_pinned() -> None:
     assert all(each.sha256 for each in sources.values() if each.kind == "wheel")
     assert unpinned == {"nq_passages"}
     assert all(each.sha256 or "checksum" in str(each.note) for each in sources.values() if each.kind == "file")
-
-
-# ------------------------------------------------------------------------------------------------------ corpus
-
-
-def test_a_corpus_comes_from_parquet_or_text(tmp_path: Path) -> None:
-    texts = ["One.\n\nStill one.", "", "Two: 東京."]
-    parquet.write_table(pyarrow.table({"id": [1, 2, 3], "text": texts}), tmp_path / "a.parquet")
-    (tmp_path / "a.txt").write_text("One.\nStill one.\n\n\n \nTwo: 東京.", encoding="utf-8")
-    for name in ("a.parquet", "a.txt"):
-        extract_corpus(tmp_path / name, tmp_path / "out.txt", column="text", documents=2)
-        assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "One.\nStill one.\n\nTwo: 東京.\n\n"
-    with pytest.raises(InputError, match=r"has 2 texts, statistics.documents asks for 3: lower it"):
-        extract_corpus(tmp_path / "a.parquet", tmp_path / "more.txt", column="text", documents=3)
-    assert not (tmp_path / "more.txt").exists()
-    with pytest.raises(InputError, match=r"no column 'body': set corpus\.column to one of id, text"):
-        extract_corpus(tmp_path / "a.parquet", tmp_path / "out.txt", column="body", documents=2)
-    (tmp_path / "half.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:100])
-    with pytest.raises(InputError, match=r"half\.parquet is no parquet file"):
-        extract_corpus(tmp_path / "half.parquet", tmp_path / "out.txt", column="text", documents=2)
 
 
 # --------------------------------------------------------------------------------------------------------- hub

@@ -239,6 +239,21 @@ def test_texts_have_room_with_eight_pairs_and_eight_families(
     assert len(drawn[names.index("general_ability")].axes) == 2 * 8
 
 
+def test_perplexity_has_a_panel_of_its_own_scale(drawn: list[Figure], tmp_path: Path) -> None:
+    scope = made_up_study.study(datasets=["zsre"], methods=["memit", "sphere"])
+    root = made_up_study.make_results(tmp_path, scope)
+    made_up_study.add_perplexity(root, lambda method, edits: 1.2 + edits * (method == "memit"))
+    gather(root, scope, root / "tables")
+    FIGURES["general_ability"](root / "tables", tmp_path / "a")
+    check_texts(drawn[0], "general_ability")
+    *shares, panel = [axis for axis in drawn[0].axes if axis.get_visible()]
+    assert panel.get_title(loc="left") == "Perplexity,\nbits a byte"
+    ends = {line.get_label(): float(line.get_ydata()[-1]) for line in panel.lines}
+    assert ends == pytest.approx({"Pre-edited": 1.2, "MEMIT": 101.2, "SPHERE": 1.2})
+    assert all(axis.get_ylim()[1] <= 105 for axis in shares)
+    assert panel.get_ylim()[1] > 101.2
+
+
 def test_figures_of_a_study_with_next_to_nothing(tmp_path: Path) -> None:
     scope = made_up_study.study(datasets=["counterfact"], methods=["memit"], seeds=[0], checkpoints=[20])
     root = made_up_study.make_results(tmp_path, scope)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -16,6 +17,7 @@ import yaml
 from transformers import PreTrainedTokenizerFast
 
 from sphere.data.download import fetch_snapshot
+from sphere.data.items import write_passages
 from sphere.errors import InputError
 from sphere.evaluation.general_ability import COLUMNS, TASK_FAMILIES, _isolated, _load_tasks, evaluate_tasks
 from sphere.study.configuration import load_study
@@ -158,12 +160,61 @@ def test_exact_match_of_a_generation_task(tasks, tiny_model, tiny_tokenizer):
     assert (row["metric"], row["value"], row["n"]) == ("exact_match", 0, 5)
 
 
+def brute_force_bits(model, tokenizer, passages, length):
+    """(bits, bytes) of each passage in float64, behind the BOS token, in windows of ``length`` at most."""
+    model, found = copy.deepcopy(model).double(), []
+    for passage in passages:
+        ids = [tokenizer.bos_token_id, *tokenizer(passage, add_special_tokens=False)["input_ids"]]
+        bits = 0.0
+        for start in range(0, len(ids) - 1, length):
+            end = min(start + length, len(ids) - 1)
+            first = max(0, end - length)
+            with torch.no_grad():
+                chances = model(torch.tensor([ids[first:end]])).logits[0].softmax(-1)
+            bits -= sum(math.log2(chances[i - first, ids[i + 1]]) for i in range(start, end))
+        found.append((bits, len(passage.encode())))
+    return found
+
+
+@pytest.mark.parametrize("window", [64, 7], ids=["whole", "windows"])
+def test_perplexity_is_what_the_likelihoods_say(window, tmp_path, tiny_model, tiny_tokenizer, no_network, capfd):
+    """In bits a byte, with the standard error of a ratio over passages; few-shot examples change nothing."""
+    tokenizer = tiny_tokenizer(False)
+    model = tiny_model("llama", len(tokenizer))
+    passages = [f"{item['text']} {', '.join(item['choices'])}" for item in ITEMS]
+    write_passages("corpus_perplexity", passages, tmp_path)
+    model.config.max_position_embeddings = window
+    frame = evaluate_tasks(model, tokenizer, ["corpus_perplexity"], include_paths=[tmp_path], batch_size=2)
+    (row,) = frame.to_dict("records")
+    assert (row["task"], row["family"], row["metric"]) == ("corpus_perplexity", "perplexity", "bits_per_byte")
+    assert row["n"] == len(passages)
+    bits, size = np.array(brute_force_bits(model, tokenizer, passages, window)).T
+    ratio, n = bits.sum() / size.sum(), len(passages)
+    assert row["value"] == pytest.approx(ratio, rel=1e-5)
+    spread = ((bits - ratio * size) ** 2).sum() / (n - 1)
+    assert row["stderr"] == pytest.approx(math.sqrt(spread / n) / size.mean(), rel=1e-4)
+    shots = evaluate_tasks(model, tokenizer, ["corpus_perplexity"], include_paths=[tmp_path], limit=3, num_fewshot=1)
+    first = bits[:3].sum() / size[:3].sum()
+    assert (shots["value"][0], shots["n"][0]) == (pytest.approx(first, rel=1e-5), 3)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_perplexity_of_a_model_that_collapsed_is_a_number(tmp_path, tiny_model, tiny_tokenizer):
+    """At a thousand nats a token or so the exponential would overflow."""
+    tokenizer = tiny_tokenizer(False)
+    model = tiny_model("llama", len(tokenizer))
+    model.lm_head.weight.data *= 1e6
+    write_passages("corpus_perplexity", [item["text"] for item in ITEMS], tmp_path)
+    frame = evaluate_tasks(model, tokenizer, ["corpus_perplexity"], include_paths=[tmp_path])
+    assert 1000 < frame["value"][0] < math.inf
+
+
 def test_the_papers_four_abilities_have_three_tasks_each_and_ours_stand_apart():
     families = list(TASK_FAMILIES.values())
     abilities = ("reasoning", "nli", "open_domain_qa", "closed_domain_qa")
     assert {family: families.count(family) for family in families} == {
         **dict.fromkeys(abilities, 3),
-        **dict.fromkeys(("grammar", "sentiment", "vocabulary"), 1),
+        **dict.fromkeys(("grammar", "sentiment", "vocabulary", "perplexity"), 1),
         **{f"{ability}_zeroshot": 1 for ability in abilities},
     }
 

@@ -262,6 +262,45 @@ def test_headline_ability_prefers_exact_match(tmp_path: Path) -> None:
     assert row["ci_high"] - row["mean"] == pytest.approx(1.959964 * np.hypot(0.1, 0.1) / 2, rel=1e-5)
 
 
+@pytest.fixture(scope="module")
+def perplexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tables of a study of three orders that asked for perplexity too: AlphaEdit's is the lowest."""
+    scope = made_up_study.study(datasets=["zsre"], checkpoints=[20, 40])
+    root = made_up_study.make_results(tmp_path_factory.mktemp("study"), scope)
+    worse = {"pre-edited": 0.0, "alphaedit": 0.01, "sphere": 0.02, "memit": 3.0}
+    made_up_study.add_perplexity(root, lambda method, edits: 1.2 + worse[method] * edits / 40)
+    gather(root, scope, root / "tables")
+    return root / "tables"
+
+
+def test_perplexity_has_its_own_unit_and_is_no_part_of_the_shares(perplexed: Path, gathered: Path) -> None:
+    found = load(perplexed, "general_ability_by_method")
+    assert dict(zip(found["family"], found["unit"], strict=True)) == {
+        **dict.fromkeys(made_up_study.TASKS.values(), "share"),
+        "perplexity": "bits_per_byte",
+    }
+    keys = ["model", "dataset", "method", "edits", "family"]
+    shares = found[found["unit"] == "share"].set_index(keys)
+    before = load(gathered, "general_ability_by_method").set_index(keys)
+    pd.testing.assert_frame_equal(shares, before.loc[shares.index])
+
+
+def test_perplexity_is_shown_in_bits_lower_is_better(perplexed: Path, gathered: Path) -> None:
+    table = build("general_ability", perplexed)
+    column = table.columns[-1]
+    assert (column.key, column.header) == ("perplexity", "Perplexity, bits a byte")
+    assert (column.better, column.decimals) == ("lower", 3)
+    assert {row.label: row.cells["perplexity"].value for row in table.rows} == pytest.approx(
+        {"Pre-edited": 1.2, "MEMIT": 4.2, "AlphaEdit": 1.21, "SPHERE": 1.22}
+    )
+    before = table.rows[0].cells["perplexity"]
+    assert before.half_width == pytest.approx(stats.norm.ppf(0.975) * 0.03)
+    assert "**1.210" in as_markdown(table)
+    assert any("lower is better" in note for note in table.notes)
+    assert all(each.better == "higher" for each in table.columns[:-1])
+    assert not any("bits" in note.casefold() for note in build("general_ability", gathered).notes)
+
+
 def test_skipped_records_are_counted_by_reason(gathered: Path) -> None:
     found = load(gathered, "skipped_summary")
     assert set(found["dataset"]) == {"zsre"}

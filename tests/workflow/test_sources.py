@@ -40,7 +40,8 @@ def test_files_of_ones_own_stand_for_every_download(workplace: Workplace, monkey
     for kind, content in (("studies", STUDY), ("models", MODEL)):
         (folder / "config" / kind / "own.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     (folder / "records.json").write_text(json.dumps(RECORDS), encoding="utf-8")
-    (folder / "texts.txt").write_text("One.\n\nTwo.\n\nThree.\n", encoding="utf-8")
+    long = [f"Text {i} {'of many words ' * 20}" for i in range(PASSAGES)]
+    (folder / "texts.txt").write_text("\n\n".join(["One.", "Two.", "Three.", *long]), encoding="utf-8")
     for file in ("model/config.json", "model/model.safetensors", "rte/README.md"):
         (folder / file).parent.mkdir(exist_ok=True)
         (folder / file).write_text("{}", encoding="utf-8")
@@ -53,20 +54,22 @@ def test_files_of_ones_own_stand_for_every_download(workplace: Workplace, monkey
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("http_proxy", "https_proxy"):  # whoever asks for a network fails at once
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    targets = ["streams/zsre/seed0.json", "corpus.txt", "own/model"]
+    targets = ["streams/zsre/seed0.json", "corpus.txt", "corpus/tasks", "own/model"]
     run = workplace.snakemake(
         *(f"results/own/{target}" for target in targets),
         "results/downloads/rte",
         config=["study=own", f"sources={json.dumps(places)}"],
     )
     assert run.status == 0, run.output[-4000:]
-    assert run.jobs == {"download": 2, "extract_corpus": 1, "fetch_dataset": 1, "fetch_model": 1, "stream": 1}
+    once = ("extract_corpus", "held_out", "fetch_dataset", "fetch_model", "stream")
+    assert run.jobs == {"download": 2, **dict.fromkeys(once, 1)}
     results = folder / "results"
     stream = json.loads((results / "own" / "streams" / "zsre" / "seed0.json").read_text(encoding="utf-8"))
     assert sorted(record["subject"] for record in stream) == ["Ada", "Ben"]
     skipped = (results / "own" / "streams" / "zsre" / "seed0_skipped.csv").read_text(encoding="utf-8")
     assert '"its ""subject"" is empty"' in skipped
     assert (results / "own" / "corpus.txt").read_text(encoding="utf-8") == "One.\n\nTwo.\n\n"
+    assert (results / "own" / "corpus" / "tasks" / "corpus_perplexity.yaml").is_file()
     assert Path(results / "own" / "own" / "model" / "config.json").resolve() == folder / "model" / "config.json"
     assert verify(results / "downloads" / "multi_counterfact.json")["sha256"] == digest(folder / "records.json")
     assert not (folder / "config" / "sources.lock").exists(), "only downloads are recorded"

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from sphere.files import occupy
+from sphere.config.dataset import CORPUS_TASKS
 from sphere.config.model import GgufSource, WorldSource
 from sphere.config.run import RunSettings, load_run
 from sphere.study.configuration import load_study
@@ -139,6 +140,10 @@ def statistics_corpus(wildcards):
 
 
 STATISTICS_TEXTS = max(model.statistics.documents for model in MODELS.values())  # at most so many, from the start
+
+
+# behind them those of neutral text, where they are the corpus's
+CORPUS_TEXTS = STATISTICS_TEXTS + (STUDY.neutral.passages if STUDY.neutral and not STUDY.neutral.file else 0)
 
 
 def neutral_texts(wildcards):

@@ -83,7 +83,7 @@ rule extract_corpus:
         corpus=ensure("<study>/corpus.txt", non_empty=True),
     params:
         column=STUDY.corpus.column if STUDY.corpus else None,
-        documents=STATISTICS_TEXTS + (STUDY.neutral.passages if STUDY.neutral and not STUDY.neutral.file else 0),
+        documents=CORPUS_TEXTS,
     log:
         "<logs>/extract_corpus.log",
     benchmark:
@@ -98,6 +98,30 @@ rule extract_corpus:
         "Extracting the corpus for key statistics"
     script:
         "../scripts/extract_corpus.py"
+
+
+rule held_out:
+    input:
+        file=downloaded(STUDY.corpus.item) if STUDY.corpus else [],
+    output:
+        tasks=directory("<study>/corpus/tasks"),
+    params:
+        column=STUDY.corpus.column if STUDY.corpus else None,
+        skip=CORPUS_TEXTS,
+    log:
+        "<logs>/held_out.log",
+    benchmark:
+        "<benchmarks>/held_out.tsv"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
+    conda:
+        "../../envs/data.yaml"
+    message:
+        "Taking held-out passages from the corpus"
+    script:
+        "../scripts/held_out.py"
 
 
 rule known_facts:

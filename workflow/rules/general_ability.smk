@@ -1,5 +1,6 @@
 # General ability by lm-evaluation-harness, whose data are fetched before: these jobs need no network.
 MADE_TASKS = [f"<study>/{made}/tasks" for made in ("world", "facts") if getattr(STUDY, made) is not None]
+MADE_TASKS += ["<study>/corpus/tasks"] if STUDY.tasks and set(CORPUS_TASKS) & set(STUDY.tasks.names) else []
 OWN_TASKS = [str(WHOLE.root / "tasks" / f"{name}.yaml") for name in WHOLE.task_files]
 OWN_TASKS += map(str, WHOLE.outside_tasks.values())
 TASK_DATA = WHOLE.task_data()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sphere.data.download import extract_corpus
+from sphere.data.corpus import extract_corpus
 from sphere.study.job import job
 
 with job(snakemake):

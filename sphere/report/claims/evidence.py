@@ -21,7 +21,7 @@ from sphere.report.claims.replicates import (
 )
 from sphere.report.tables.intervals import NO_INTERVAL, OVER_SEEDS, Interval, over_draws, over_seeds
 from sphere.report.tables.layout import is_control
-from sphere.report.tables.summaries import headline_ability, load
+from sphere.report.tables.summaries import headline_ability, load, scores
 from sphere.report.tables.trajectories import RUN, energy_by_batch, trajectories
 from sphere.report.verdicts import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, signed
 
@@ -49,7 +49,7 @@ class Evidence:
             paths=trajectories(load(tables, "editing_summary"), energy),
             batches=energy_by_batch(energy),
             energy=energy,
-            ability=headline_ability(load(tables, "general_ability_summary")),
+            ability=scores(headline_ability(load(tables, "general_ability_summary"))),
             timing=load(tables, "timing_summary"),
             neurons=pd.read_csv(neurons) if neurons.exists() else pd.DataFrame(columns=list(NEURON_COLUMNS)),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from sphere.report.style import PAGE, drawing, fit_integers, grid, legend_above,
 from sphere.report.tables.layout import (
     ANCHORS,
     METRICS,
-    ability_label,
     dataset_label,
     family_of,
     is_anchor,
@@ -26,7 +25,7 @@ from sphere.report.tables.layout import (
     projected_pairs,
 )
 from sphere.report.tables.neutral import LABELS
-from sphere.report.tables.stream import family_rank
+from sphere.report.tables.stream import ability_labels, in_bits
 
 
 def general_ability(by_method: pd.DataFrame, stem: Path) -> None:
@@ -34,9 +33,9 @@ def general_ability(by_method: pd.DataFrame, stem: Path) -> None:
 
     `by_method` is general_ability_by_method.
     """
-    families = sorted(by_method["family"].unique(), key=family_rank)
-    titles = {family: ability_label(family).replace(", ", ",\n") for family in families}
-    _curves(by_method, "family", titles, lambda _: "score (%)", stem, "no general-ability score")
+    titles = {family: label.replace(", ", ",\n") for family, label in ability_labels(by_method).items()}
+    plain = in_bits(by_method)
+    _curves(by_method, "family", titles, lambda _: "score (%)", stem, "no general-ability score", plain=plain)
 
 
 def editing_curves(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str, str] | None = None) -> None:
@@ -63,7 +62,7 @@ def neutral(by_method: pd.DataFrame, stem: Path) -> None:
     `by_method` is neutral_by_method.
     """
     titles = {metric: label for metric, label in LABELS.items() if metric in set(by_method["metric"])}
-    _curves(by_method, "metric", titles, lambda _: "neutral text", stem, "no neutral text was measured", shares=False)
+    _curves(by_method, "metric", titles, lambda _: "neutral text", stem, "no neutral text was measured", plain=titles)
 
 
 def _curves(
@@ -75,18 +74,19 @@ def _curves(
     reason: str,
     *,
     across: str = "Edits made",
-    shares: bool = True,
+    plain: Collection[str] = (),
 ) -> None:
     """One panel a value of the column `key`, under its title; `quantity(dataset)` is what the y axis shows.
 
-    `shares` are drawn in percent; other quantities as they are, each on a scale of its own.
+    Shares are drawn in percent, the panels `plain` as they are, each on a scale of its own.
     """
     edited = by_method[~by_method["method"].isin(ANCHORS)]
     found = combinations(edited)
     if not found:
         return say_nothing_to_draw(stem, reason)
     # a symmetric interval of a share may reach beyond what a share can be: it is drawn as far as it can be
-    scale, most = (100, 100) if shares else (1, None)
+    share = ~by_method[key].isin(list(plain))
+    scale, most = np.where(share, 100, 1), np.where(share, 100, np.inf)
     shown = by_method.assign(value=scale * by_method["mean"], value_low=(scale * by_method["ci_low"]).clip(0, most),
                              value_high=(scale * by_method["ci_high"]).clip(0, most))  # fmt: skip
     rows = [(model, dataset, names) for model, dataset in found for names in in_rows(list(titles), ACROSS)]
@@ -96,7 +96,7 @@ def _curves(
         for line, (model, dataset, names) in zip(axes, rows, strict=True):
             own = shown[(shown["model"] == model) & (shown["dataset"] == dataset)]
             for axis, name in zip(line, names, strict=False):
-                _curve_panel(axis, own[own[key] == name], least=1.0 if shares else 0.0)
+                _curve_panel(axis, own[own[key] == name], least=0.0 if name in plain else 1.0)
                 axis.set_title(titles[name], loc="left")
             for axis in line[len(names) :]:
                 axis.set_visible(False)

@@ -68,6 +68,8 @@ FAMILY_LABELS = {
     PORTABILITY: "questions behind the edit",
     TEXT_FAMILY: "generated text",
 }
+SHARE, BITS = "share", "bits_per_byte"
+"""Units of general ability: shares of items (higher is better) are averaged and compared, bits a byte (lower) not."""
 ABILITY_LABELS = {
     "reasoning": "Reasoning",
     "nli": "NLI",
@@ -78,6 +80,7 @@ ABILITY_LABELS = {
     "grammar": "Grammar",
     "sentiment": "Sentiment",
     "vocabulary": "Vocabulary",
+    "perplexity": "Perplexity",
     "reasoning_zeroshot": "Reasoning, our zero-shot prompt",
     "nli_zeroshot": "NLI, our zero-shot prompt",
     "open_domain_qa_zeroshot": "Open-domain QA, our zero-shot prompt",

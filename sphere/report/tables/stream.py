@@ -11,6 +11,7 @@ import pandas as pd
 from sphere.report.tables.editing import interval_note
 from sphere.report.tables.intervals import Interval, over_seeds
 from sphere.report.tables.layout import (
+    BITS,
     METRICS,
     PRE_EDITED,
     ability_label,
@@ -91,25 +92,42 @@ def runtime_table(timing: pd.DataFrame, paper: pd.DataFrame | None = None) -> Ta
 
 def ability_table(by_method: pd.DataFrame) -> Table:
     """General ability after the last checkpoint, one column a task family; one section a model and dataset."""
-    families = sorted(by_method["family"].unique(), key=family_rank)
-    columns = [Column(family, ability_label(family), "", "higher") for family in families]
+    bits = in_bits(by_method)
+    columns = [
+        Column(family, label, "", "lower", 3) if family in bits else Column(family, label, "", "higher")
+        for family, label in ability_labels(by_method).items()
+    ]
     rows = []
     for (model, dataset), cell in by_method.groupby(["model", "dataset"], sort=False):
         last = int(cell["edits"].max())
         section = f"{model}, after {last:,} {dataset_label(str(dataset))} edits"
         for method in ordered_methods(cell["method"]):
             own = cell[(cell["method"] == method) & ((cell["edits"] == last) | (method == PRE_EDITED))]
-            cells = {
-                str(row["family"]): Cell(100 * row["mean"], 50 * (row["ci_high"] - row["ci_low"]))
-                for row in own.to_dict("records")
-            }
+            cells = {}
+            for row in own.to_dict("records"):
+                scale = 1 if row["family"] in bits else 100
+                cells[str(row["family"])] = Cell(scale * row["mean"], scale * (row["ci_high"] - row["ci_low"]) / 2)
             rows.append(Row(section, method_label(method), cells, method != PRE_EDITED, group=group_of(method)))
     notes = ["Percent, lm-evaluation-harness; not comparable with the paper's curves, which used its own prompts."]
+    if bits:
+        notes.append("Bits a byte: -log2 P of passages of text over their bytes in UTF-8; lower is better.")
     return Table("general_ability", "General ability after the edit stream", "Method", columns, rows,
                  [*notes, interval_note(by_method)])  # fmt: skip
 
 
-def family_rank(family: str) -> tuple[int, str]:
+def in_bits(by_method: pd.DataFrame) -> set[str]:
+    """The families whose score is no share but bits a byte."""
+    return set(by_method.loc[by_method["unit"] == BITS, "family"])
+
+
+def ability_labels(by_method: pd.DataFrame) -> dict[str, str]:
+    """Task family -> what it is called, with its unit if that is not percent, in the order of print."""
+    bits = in_bits(by_method)
+    ordered = sorted(by_method["family"].unique(), key=lambda family: (family in bits, _rank(family)))
+    return {family: ability_label(family) + ", bits a byte" * (family in bits) for family in ordered}
+
+
+def _rank(family: str) -> tuple[int, str]:
     order = ["Reasoning", "NLI", "Open-domain QA", "Closed-domain QA"]
     label = ability_label(family)
     return (order.index(label) if label in order else len(order), label)

@@ -41,11 +41,13 @@ from sphere.files import write_csv
 from sphere.report.tables.intervals import NO_INTERVAL, Interval, from_stderr, over_records, over_seeds
 from sphere.report.tables.layout import (
     BELIEF,
+    BITS,
     FAMILIES,
     METRICS,
     PORTABILITY,
     PORTABILITY_KINDS,
     PRE_EDITED,
+    SHARE,
     STRICT_FAMILIES,
     TEXT_FAMILY,
     TEXT_METRICS,
@@ -68,7 +70,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "bound", "update_norm", "weight_norm", "editable_share",
     ),
     "general_ability_summary": (*STREAM, "task", "family", "metric", "value", "stderr", "n"),
-    "general_ability_by_method": (*CELL, "family", *INTERVAL, "n_seeds"),
+    "general_ability_by_method": (*CELL, "family", "unit", *INTERVAL, "n_seeds"),
     "neutral_summary": (*STREAM, "metric", "value", "stderr", "n"),
     "neutral_by_method": (*CELL, "metric", *INTERVAL, "n_seeds"),
     "layer_effects": ("model", "layer", "effect", "stderr", "n", "window"),
@@ -92,6 +94,7 @@ WORDS = (
     "ci_kind",
     "task",
     "family",
+    "unit",
     "phase",
     "path",
     "event",
@@ -101,7 +104,7 @@ WORDS = (
 ENERGY_NEEDS = ("edits", "batch", "layer", "he_sum", "he_mean")
 
 # lm-evaluation-harness reports several metrics a task: the first of these that a task has is its score.
-ABILITY_METRICS = ("exact_match", "acc", "f1")
+ABILITY_METRICS = ("exact_match", "acc", "f1", BITS)
 
 
 @dataclass(frozen=True)
@@ -355,21 +358,27 @@ def _metric_of(column: str) -> tuple[str, str] | None:
 
 
 def headline_ability(ability: pd.DataFrame) -> pd.DataFrame:
-    """One score a stream, checkpoint and family: the mean over its tasks of each task's first known metric.
+    """One score a stream, checkpoint, family and unit: the mean over its tasks of each task's first known metric.
 
-    Columns of STREAM, `family`, `mean` and its interval over test items.
+    Columns of STREAM, `family`, `unit`, `mean` and its interval over test items.
     """
     if ability.empty:
         return ability
     kept = ability.assign(rank=[_metric_rank(metric) for metric in ability["metric"]])
     by_task = [*STREAM, "family", "task"]
     kept = kept.sort_values("rank", kind="stable").drop_duplicates(by_task).sort_index()
+    kept["unit"] = [BITS if _bare(metric) == BITS else SHARE for metric in kept["metric"]]
     rows = []
-    for key, tasks in kept.groupby([*STREAM, "family"], sort=False, dropna=False):
+    for key, tasks in kept.groupby(names := [*STREAM, "family", "unit"], sort=False, dropna=False):
         error = float((tasks["stderr"] ** 2).sum(skipna=False) ** 0.5) / len(tasks)
         interval = from_stderr(float(tasks["value"].mean()), error, len(tasks))
-        rows.append({**dict(zip([*STREAM, "family"], key, strict=True)), **_fields(interval)})
+        rows.append({**dict(zip(names, key, strict=True)), **_fields(interval)})
     return pd.DataFrame(rows)
+
+
+def scores(ability: pd.DataFrame) -> pd.DataFrame:
+    """`headline_ability()` without what is no share: a mean over bits and shares would say nothing."""
+    return ability if ability.empty else ability[ability["unit"] == SHARE]
 
 
 def _with_intervals(measured: pd.DataFrame) -> pd.DataFrame:
@@ -379,8 +388,13 @@ def _with_intervals(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def _metric_rank(metric: str) -> int:
-    bare = str(metric).split(",")[0]
+    bare = _bare(metric)
     return ABILITY_METRICS.index(bare) if bare in ABILITY_METRICS else len(ABILITY_METRICS)
+
+
+def _bare(metric: str) -> str:
+    """The metric's name without the harness's filter."""
+    return str(metric).split(",")[0]
 
 
 def _by_method(summary: pd.DataFrame, name: str) -> pd.DataFrame:
