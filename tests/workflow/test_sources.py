@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sphere.data.corpus import PASSAGES
 from sphere.files import digest
 from sphere.study.provenance import verify
 
