@@ -13,10 +13,10 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pandas as pd
 
@@ -201,17 +201,25 @@ def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
         frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def digest(path: str | Path) -> str:
-    """sha256 of a file's content, or of a folder's relative file names and contents, hidden files aside."""
+def digest(path: str | Path, of_file: Callable[[BinaryIO], str] | None = None) -> str:
+    """sha256 of a file's content, or of a folder's relative file names and contents, hidden files aside.
+
+    ``of_file`` says it of an open file, for who knows it without reading.
+    """
     path = Path(path)
     if path.is_dir():
         names = sorted(p.relative_to(path) for p in path.rglob("*") if p.is_file())
         shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-        return config_digest([[str(name), digest(path / name)] for name in shown])
+        return config_digest([[str(name), digest(path / name, of_file)] for name in shown])
     if not path.exists():
         raise InputError(f"{path} is not there")
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return (of_file or content_digest)(file)
+
+
+def content_digest(file: BinaryIO) -> str:
+    """sha256 of an open file, from where it stands."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def config_digest(value: Any) -> str:

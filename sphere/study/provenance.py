@@ -8,6 +8,10 @@ One rule for every artefact, whatever its kind: ``folder/name`` has its provenan
     settings    everything from the configuration that the making job was given, and settings_sha256 over it
     ancestors   every artefact it was made from, near and far: path (relative to the artefact's folder) -> sha256
 
+A large file is read once a change, not once a job: whoever read it notes its digest with its size, times and inode in
+``folder/provenance/.name.read``, and as long as the file system says the same of it the digest is taken from there
+(docs/reliability.md says what that cannot see). Anything else, a copy or a touched file too, is read again.
+
 ``verify`` refuses an artefact that is not the one its provenance describes, or that another version of sphere made;
 ``lineage`` refuses inputs that were made from different versions of the same ancestor. Both name both sides. No torch
 import.
@@ -20,17 +24,25 @@ import os
 import platform
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import sphere
 from sphere.errors import InputError
-from sphere.files import SHORT, config_digest, digest, read_json, write_json
+from sphere.files import SHORT, config_digest, content_digest, digest, read_json, write_json
 from sphere.plugins import packages
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "lm_eval", "numpy", "scipy", "pandas", "matplotlib", "snakemake")
+
+
+LARGE = 2**24
+"""Bytes from which on a file's digest is noted; reading less takes no time."""
+COARSE = 2.0
+"""Seconds within which a file system may take two changes for one: a file as young as that is read again."""
 
 
 class StaleArtifact(InputError):  # noqa: N818 (a state of a file, not a failure)
@@ -41,6 +53,38 @@ def sidecar(path: str | Path) -> Path:
     """Where the provenance of ``path`` lies."""
     path = Path(path)
     return path.parent / "provenance" / f"{path.name}.json"
+
+
+def noted_digest(path: str | Path) -> str:
+    """``digest`` of an artefact, which reads those of its large files alone that changed since it was last taken."""
+    notes = sidecar(path).with_name(f".{Path(path).name}.read")
+    try:
+        found = read_json(notes)
+    except InputError:  # none yet, or a broken one
+        found = {}
+    known: dict[str, str] = found if isinstance(found, dict) else {}
+    kept: dict[str, str] = {}
+
+    def of_file(file: BinaryIO) -> str:
+        before = os.fstat(file.fileno())
+        if before.st_size < LARGE:
+            return content_digest(file)
+        stamp = _stamp(before)
+        sha = known.get(stamp) or content_digest(file)
+        if _stamp(os.fstat(file.fileno())) == stamp and time.time() - before.st_ctime >= COARSE:
+            kept[stamp] = sha
+        return sha
+
+    sha = digest(path, of_file)
+    if kept.keys() - known.keys():
+        with suppress(OSError):  # not ours to write, or a full disk: the next one reads the file again
+            write_json(kept, notes)
+    return sha
+
+
+def _stamp(stat: os.stat_result) -> str:
+    """What a file system says of a file and does not say again once its content has changed."""
+    return f"{stat.st_size} bytes, modified {stat.st_mtime_ns}, changed {stat.st_ctime_ns}, inode {stat.st_ino}"
 
 
 def provenance(path: str | Path) -> dict[str, Any]:
@@ -70,7 +114,7 @@ def record(
     near = {os.path.relpath(ancestor, here): sha for ancestor, sha in ancestors.items()}
     write_json(
         {
-            "sha256": digest(path),
+            "sha256": noted_digest(path),
             "job": dict(job),
             "code": {"version": sphere.__version__, "sources": sources_digest()},
             "libraries": {name: found for name in LIBRARIES if (found := _version(name))} | packages(),
@@ -126,7 +170,7 @@ def verify(path: str | Path) -> dict[str, Any]:
             f"{path} was made by sphere {version}, this is {sphere.__version__}: delete it and make it again, or go on "
             f"with {version}"
         )
-    found = digest(path)
+    found = noted_digest(path)
     if recorded["sha256"] != found:
         raise StaleArtifact(
             f"{path} is {found[:SHORT]} but its provenance describes {recorded['sha256'][:SHORT]}: "

@@ -7,7 +7,10 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -140,6 +143,94 @@ def test_an_artefact_that_was_changed_is_refused_with_both_digests(tmp_path: Pat
     assert before[: files.SHORT] in str(caught.value)
     assert files.digest(path)[: files.SHORT] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were read for their digest; every file is large and long unchanged."""
+    read: list[str] = []
+
+    def content_digest(file: BinaryIO) -> str:
+        read.append(Path(file.name).name)
+        return files.content_digest(file)
+
+    monkeypatch.setattr(provenance, "LARGE", 1)
+    monkeypatch.setattr(provenance, "COARSE", 0.0)
+    monkeypatch.setattr(provenance, "content_digest", content_digest)
+    return read
+
+
+def later(path: Path, change: Callable[[], object]) -> None:
+    """Make ``change`` to a file until the file system's clock has moved on, as it has between two jobs."""
+    before = path.stat().st_ctime_ns
+    while path.stat().st_ctime_ns == before:
+        change()
+
+
+def test_a_large_artefact_is_read_once_a_change(tmp_path: Path, reads: list[str]) -> None:
+    state, model = make(tmp_path / "state", "s"), tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_text("w")
+    (model / "tokens").write_text("t")
+    provenance.record(model, job=JOB, settings={}, ancestors={})
+    assert sorted(reads) == ["state", "tokens", "weights"]
+    for path in (state, model, state, model):
+        provenance.verify(path)
+    assert len(reads) == 3
+    for touched in (state, model / "tokens"):  # as Snakemake does to a finished job's outputs
+        later(touched, partial(os.utime, touched))
+    for path in (state, model, state, model):
+        provenance.verify(path)
+    assert reads[3:] == ["state", "tokens"]
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_large_artefact_that_was_changed_is_refused_whatever_its_size_and_time(
+    tmp_path: Path, reads: list[str], folder: bool
+) -> None:
+    path = tmp_path / "model"
+    weights = path / "weights" if folder else path
+    weights.parent.mkdir(exist_ok=True)
+    weights.write_text("first")
+    provenance.record(path, job=JOB, settings={}, ancestors={})
+    before = weights.stat()
+    later(weights, partial(weights.write_text, "other"))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    for _ in range(2):
+        with pytest.raises(StaleArtifact, match="changed after it was made"):
+            provenance.verify(path)
+    assert reads == ["weights" if folder else "model"] * 2, "what was refused is not read again either"
+    later(weights, partial(weights.write_text, "first"))
+    provenance.verify(path)
+
+
+def test_a_copy_is_read_again_and_notes_that_say_nothing_are_made_anew(tmp_path: Path, reads: list[str]) -> None:
+    path = make(tmp_path / "one" / "state", "s")
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    provenance.verify(tmp_path / "two" / "state")
+    assert reads == ["state"] * 2
+    for text in ("", "[]", "{", "{}"):
+        sidecar = provenance.sidecar(path)
+        sidecar.with_name(".state.read").write_text(text)
+        for _ in range(2):
+            provenance.verify(path)
+        reads.pop()
+        assert len(reads) == 2
+
+
+def test_small_and_young_artefacts_are_read_each_time(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that counts whole seconds would not tell two changes within one apart."""
+    monkeypatch.setattr(provenance, "COARSE", 3600.0)
+    path = make(tmp_path / "young", "s")
+    provenance.verify(path)
+    monkeypatch.setattr(provenance, "LARGE", 2)
+    path = make(tmp_path / "small", "s")
+    provenance.verify(path)
+    assert reads == ["young"] * 2 + ["small"] * 2
+    assert sorted(each.name for each in (tmp_path / "provenance").iterdir()) == ["small.json", "young.json"]
 
 
 def test_an_artefact_of_another_version_of_sphere_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
