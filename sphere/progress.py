@@ -1,7 +1,8 @@
-"""Progress of long jobs: a bar on a terminal, a line now and then in a log."""
+"""Progress of long jobs: a bar on a terminal, a line now and then in a log, and when they had what they work on."""
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -17,6 +18,27 @@ RUN_SECONDS = 60.0
 """Time from one line to the next in a run's own log."""
 _run: ContextVar[Callable[[str], None] | None] = ContextVar("run", default=None)
 """Says a line in the log of the run that this process is a job of; None outside of one."""
+_ready: list[float] = []
+"""CPU seconds that this process had spent when it first had what it works on."""
+_own_threshold = gc.get_threshold()
+IMPORTED = 50_000
+"""New objects at which a process that starts looks for garbage: imports make a million of them, and no garbage."""
+
+
+def starting() -> None:
+    """Say that this process is going to load what it works on: until it is ready, it looks for garbage seldom."""
+    gc.set_threshold(IMPORTED, *_own_threshold[1:])
+
+
+def ready() -> None:
+    """Say that this process has loaded what it works on, of which the first time counts."""
+    gc.set_threshold(*_own_threshold)
+    _ready.append(time.process_time())
+
+
+def start_up(otherwise: float) -> float:
+    """CPU seconds that this process spent before it was ``ready``; ``otherwise`` if it never said so."""
+    return _ready[0] if _ready else otherwise
 
 
 @contextmanager

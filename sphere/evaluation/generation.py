@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from nltk.tokenize.destructive import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktSentenceTokenizer
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
@@ -22,6 +20,9 @@ from sphere.files import read_json
 from sphere.models.adapters import Adapter, adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
 from sphere.models.precision import finite
+
+if TYPE_CHECKING:  # sklearn and nltk take a second to import, and most jobs need neither
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 
 @dataclass(frozen=True)
@@ -186,6 +187,9 @@ def words_of(text: str) -> list[str]:
     Sentences, at whose end a full stop is a word of its own, are found by Punkt without its trained list of
     abbreviations: that is a download (docs/methods.md says what it changes).
     """
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
     sentences = PunktSentenceTokenizer().tokenize(text)
     return [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
 
@@ -209,6 +213,8 @@ def _entropy(words: Sequence[str], n: int) -> float:
 
 def fit_tfidf(texts: Sequence[str]) -> TfidfVectorizer:
     """Word weights for ``consistency``, from the reference texts of a whole dataset."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     try:
         return TfidfVectorizer().fit(texts)
     except ValueError as error:
@@ -220,6 +226,8 @@ def fit_tfidf(texts: Sequence[str]) -> TfidfVectorizer:
 def read_tfidf(vocabulary: Path, frequencies: Path) -> TfidfVectorizer:
     """Word weights for ``consistency`` that were published: a JSON object word -> column, and the columns' inverse
     document frequencies (.npy), as Meng et al. (2022) took them from the reference texts of all of CounterFact."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
     words = read_json(vocabulary)
     try:
         idf = np.load(frequencies, allow_pickle=False)

@@ -25,10 +25,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -48,6 +48,9 @@ from sphere.models.adapters import Adapter, adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
 from sphere.models.precision import finite
 from sphere.models.tokens import PAD, Encoded, encode_many, right_pad
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 FAMILIES = ("success", "accuracy", "token_accuracy", "generation", *STRICT.values(), "belief")
 METRICS = ("efficacy", "generalization", "specificity")

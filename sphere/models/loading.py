@@ -21,6 +21,7 @@ from sphere.errors import InputError
 from sphere.models.adapters import adapter, known_family, quantised
 from sphere.models.checks import check_arrival
 from sphere.models.precision import dtype_name
+from sphere.progress import ready
 
 LOG = logging.getLogger(__name__)
 GGUF = b"GGUF"
@@ -112,6 +113,7 @@ def load(
     check_arrival(parts, default_layers(parts.n_layers)[-1])
     if not gguf:
         _use_own_pipeline(tokenizer, path)
+    ready()
     return LoadedModel(model, tokenizer)
 
 
@@ -165,8 +167,11 @@ def _use_own_pipeline(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     file, backend = path / "tokenizer.json", getattr(tokenizer, "_tokenizer", None)
     if backend is None or not file.is_file():
         return
+    mine, said = json.loads(backend.to_str()), json.loads(file.read_text(encoding="utf-8"))
+    if all(mine[name] == said.get(name) for name in (*PIPELINE, "post_processor")):
+        return
     own = Tokenizer.from_file(str(file))
-    mine, theirs = json.loads(backend.to_str()), json.loads(own.to_str())
+    theirs = json.loads(own.to_str())  # as this version of the library writes it
     wanted = [name for name in PIPELINE if mine[name] != theirs[name]]
     settings = path / "tokenizer_config.json"
     told = settings.read_text(encoding="utf-8") if settings.is_file() else ""

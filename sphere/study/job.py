@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sphere.errors import InputError, NumericalError, refused_by_machine
-from sphere.progress import telling
+from sphere.progress import start_up, starting, telling
 from sphere.study.provenance import StaleArtifact, lineage, machine, record, same_settings
 from sphere.study.unfinished import Unfinished
 
@@ -26,10 +26,12 @@ def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = 
     against each other, except those named in ``sources``: a user's own files, which have none. The input named
     ``continues``, where it is given, must have been made with this job's own settings. The body gets a place for what
     it finishes before its end, which the next start finds (``Unfinished``); a body of one piece needs none.
-    After the body each output gets its provenance, with the wall seconds of the body and the machine. Bad input ends
-    the job with one line and status 2, a full disk and the like with one line and status 1, anything else with a
+    After the body each output gets its provenance, with the wall seconds of the body, the machine, and the CPU seconds
+    of the process up to there and of its start-up: until it had loaded its model, or the body began. Bad input ends the
+    job with one line and status 2, a full disk and the like with one line and status 1, anything else with a
     traceback and status 1; what the log does not take goes to the terminal.
     """
+    starting()
     with _logged(snakemake.log, " ".join([snakemake.rule, *map(str, snakemake.wildcards)])) as say:
         try:
             settings = dict(snakemake.params.items())
@@ -40,11 +42,13 @@ def job(snakemake: Any, *, sources: Iterable[str] = (), continues: str | None = 
                 same_settings(path, settings)
             what = {"rule": snakemake.rule, "wildcards": dict(snakemake.wildcards.items())}
             unfinished = Unfinished(list(snakemake.output), what, settings, ancestors)
-            start = time.perf_counter()
+            start, started = time.perf_counter(), time.process_time()
             yield unfinished
             sys.stdout.flush()  # a log that takes nothing fails the job before its outputs are recorded
             unfinished.move()
+            cpu = {"cpu_seconds": time.process_time(), "start_up_cpu_seconds": start_up(otherwise=started)}
             what |= {"seconds": round(time.perf_counter() - start, 2), "machine": machine()}
+            what |= {name: round(spent, 2) for name, spent in cpu.items()}
             for path in snakemake.output:
                 record(path, job=what, settings=settings, ancestors=ancestors)
         except (InputError, NumericalError) as error:

@@ -17,7 +17,8 @@ import yaml
 from sphere.files import SHORT, read_json, write_atomically, write_csv
 from sphere.study.provenance import lineage, sidecar
 
-COLUMNS = ("path", "sha256", "rule", "wildcards", "seconds", "code", "libraries", "machine", "settings_sha256")
+TIMES = ("seconds", "cpu_seconds", "start_up_cpu_seconds")
+COLUMNS = ("path", "sha256", "rule", "wildcards", *TIMES, "code", "libraries", "machine", "settings_sha256")
 UNKNOWN = "not recorded"
 
 
@@ -49,7 +50,7 @@ def gather_artefacts(results: Iterable[Path], *, root: Path) -> pd.DataFrame:
             note = read_json(sidecar(path))
             job = note["job"]
             wildcards = " ".join(f"{name}={value}" for name, value in sorted(job["wildcards"].items()))
-            row |= {"rule": job["rule"], "wildcards": wildcards, "seconds": job.get("seconds")}
+            row |= {"rule": job["rule"], "wildcards": wildcards} | {name: job.get(name) for name in TIMES}
             row |= {"code": f"{note['code']['version']}, sources {note['code']['sources'][:SHORT]}"}
             row |= {"libraries": _said(note["libraries"]), "machine": _said(job.get("machine", {}))}
             row |= {"settings_sha256": note["settings_sha256"]}
@@ -64,7 +65,7 @@ def as_markdown(found: pd.DataFrame, study: Mapping[str, Any], methods: Iterable
     sections = [f"# What the study {study['study']['name']} rests on", str(study["study"]["description"])]
     sections += ["## Code and libraries", _counted(made, ["code", "libraries"], "artefacts")]
     sections += ["## Machines", _counted(jobs, ["machine"], "jobs")]
-    sections += ["## Wall time", _times(jobs)]
+    sections += ["## Time", _times(jobs), _start_up(jobs)]
     shared = found[~found["path"].str.contains(r"/edits\d+/") & ~found["path"].str.match("tables|figures|claims")]
     shown = shared.assign(sha256=shared["sha256"].str[:SHORT], rule=shared["rule"].fillna("your own"))
     sections += [
@@ -82,20 +83,31 @@ def as_markdown(found: pd.DataFrame, study: Mapping[str, Any], methods: Iterable
 
 
 def _times(jobs: pd.DataFrame) -> str:
-    """Jobs, total and longest wall seconds of every rule, the longest total first."""
-    known = jobs.assign(seconds=jobs["seconds"].astype(float))
+    """Jobs, total and longest wall time, CPU time and that of start-up of every rule, the longest total first."""
+    known = jobs.astype(dict.fromkeys(TIMES, float))
     rows = [
-        (rule, len(own), own["seconds"].sum(min_count=1), own["seconds"].max())
+        (rule, len(own), own["seconds"].sum(min_count=1), own["seconds"].max(), *own[list(TIMES[1:])].sum(min_count=1))
         for rule, own in [*known.groupby("rule"), ("all", known)]
     ]
     rows.sort(key=lambda row: (row[0] == "all", -row[2] if row[2] == row[2] else 0))
+    headers = ("total", "longest", "CPU", "of it start-up")
     shown = [
-        {"rule": rule, "jobs": jobs, "total": _clock(total), "longest": _clock(longest)}
-        for rule, jobs, total, longest in rows
+        {"rule": rule, "jobs": jobs} | dict(zip(headers, map(_clock, times), strict=True))
+        for rule, jobs, *times in rows
     ]
     lacking = int(known["seconds"].isna().sum())
     note = f" Jobs without a time: {lacking}." if lacking else ""
     return _table(pd.DataFrame(shown)) + "\n\nTotals add up jobs that may have run side by side." + note
+
+
+def _start_up(jobs: pd.DataFrame) -> str:
+    """What share of the CPU time went before any job had what it works on."""
+    known = jobs[list(TIMES[1:])].astype(float).dropna()
+    total, spent = known.sum()
+    if not total:
+        return f"Start-up: {UNKNOWN}."
+    share = f"{100 * spent / total:.0f} % of the CPU time of {len(known)} jobs"
+    return f"Start-up (imports, checking inputs, loading the model) took {share}."
 
 
 def _clock(seconds: float) -> str:

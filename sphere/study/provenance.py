@@ -3,7 +3,7 @@
 One rule for every artefact, whatever its kind: ``folder/name`` has its provenance in ``folder/provenance/name.json``,
 
     sha256      digest of the artefact itself (a folder's is over its files' names and contents)
-    job         the rule and wildcards of the job that made it, its wall seconds and its machine
+    job         the rule and wildcards of the job that made it, its wall and CPU seconds and its machine
     code        version and digest of sphere's sources; libraries: versions of what computes
     settings    everything from the configuration that the making job was given, and settings_sha256 over it
     ancestors   every artefact it was made from, near and far: path (relative to the artefact's folder) -> sha256

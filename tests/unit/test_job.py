@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from sphere.study import provenance
 
 # A job run as Snakemake runs it: a process of its own, with an object called `snakemake`.
 SCRIPT = """
+{before}
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,15 +43,20 @@ with job(snakemake, **{options}):
 
 
 def start(
-    folder: Path, body: str, inputs: dict[str, str] | None = None, buffered: bool = False, **options: object
+    folder: Path,
+    body: str,
+    inputs: dict[str, str] | None = None,
+    buffered: bool = False,
+    before: str = "",
+    **options: object,
 ) -> subprocess.CompletedProcess[str]:
-    code = SCRIPT.format(body=body, inputs=inputs or {}, options=options)
+    code = SCRIPT.format(body=body, inputs=inputs or {}, before=before, options=options)
     environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def run(folder: Path, body: str, inputs: dict[str, str] | None = None, **options: object) -> tuple[int, str, str]:
+def run(folder: Path, body: str, inputs: dict[str, str] | None = None, **options: Any) -> tuple[int, str, str]:
     """Exit status, what the process printed, and its log."""
     done = start(folder, body, inputs, **options)
     return done.returncode, done.stdout + done.stderr, (folder / "logs" / "log").read_text()
@@ -66,8 +73,21 @@ def test_a_finished_job_leaves_a_log_and_provenance(tmp_path: Path) -> None:
     made = note["job"]
     assert (made["rule"], made["wildcards"]) == ("edit", {"seed": "0"})
     assert made["seconds"] >= 0
+    assert 0 < made["start_up_cpu_seconds"] <= made["cpu_seconds"]
     assert made["machine"]["cores"] > 0
     assert note["settings"] == {"ridge": 10}
+
+
+def test_start_up_ends_when_the_body_begins_or_with_the_first_model(tmp_path: Path) -> None:
+    """On a clock that counts how often it was looked at."""
+    clock = "import itertools, time; time.process_time = itertools.count().__next__"
+    times = {}
+    for loads in ("", "; from sphere.progress import ready; ready(); ready()"):
+        done = run(tmp_path, f"{WRITE}{loads}", {}, before=clock)
+        assert done[0] == 0, done
+        made = provenance.verify(tmp_path / "out.txt")["job"]
+        times[loads] = made["start_up_cpu_seconds"], made["cpu_seconds"]
+    assert list(times.values()) == [(0, 1), (1, 3)]
 
 
 @pytest.mark.parametrize(

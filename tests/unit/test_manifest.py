@@ -29,9 +29,10 @@ def results(tmp_path: Path) -> Path:
     own = tmp_path / "elsewhere" / "own.json"
     own.parent.mkdir()
     own.write_text("mine")
+    cpu = {"cpu_seconds": 100.0, "start_up_cpu_seconds": 8.0}
     machine = {"processor": "P|1", "cores": 2}
     model = make(tmp_path / "study" / "m" / "model.txt", "train_model", [], [own])
-    state = make(tmp_path / "study/m/d/edits8/state", "edit", [model], [], seconds=75.0, machine=machine)
+    state = make(tmp_path / "study/m/d/edits8/state", "edit", [model], [], seconds=75.0, machine=machine, **cpu)
     return make(tmp_path / "study" / "tables" / "t.csv", "tables", [state], [], seconds=0.5, machine=machine)
 
 
@@ -51,10 +52,11 @@ def test_the_page_sums_up_versions_machines_and_times(results: Path, tmp_path: P
     page = (study / "provenance.md").read_text()
     assert "All 3 artefacts agree." in page
     assert r"| processor P\|1, cores 2 | 2 |" in page
-    assert "| edit | 1 | 1 min 15 s | 1 min 15 s |" in page
-    assert "| train_model | 1 | not recorded | not recorded |" in page
-    assert "| all | 3 | 1 min 16 s | 1 min 15 s |" in page
+    assert "| edit | 1 | 1 min 15 s | 1 min 15 s | 1 min 40 s | 8.0 s |" in page
+    assert "| train_model | 1 | not recorded | not recorded | not recorded | not recorded |" in page
+    assert "| all | 3 | 1 min 16 s | 1 min 15 s | 1 min 40 s | 8.0 s |" in page
     assert "Jobs without a time: 1." in page
+    assert "took 8 % of the CPU time of 1 jobs." in page
     assert "m/model.txt" in page
     assert "edits8" not in page, "what streams make is in the CSV"
     assert "layers:\n    - 0\n    - 1" in page
