@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import plain
 import torch
 from counting import Lengths, Phase, edit_operations, projection_operations
-from measure import Goal, Row, Series, in_turn, matmul_rate, operation_ratio
+from measure import Goal, Row, Series, in_turn, matmul_rate, operation_ratio, operations
 from torch import Tensor
 from workload import CONFIG, LLAMA3_8B, Workload
 
@@ -28,8 +28,12 @@ KEPT = 0.7
 """Share of the key space that AlphaEdit may edit, for counting."""
 REST = ("targets", "keys", "solve")
 """Phases of a batch that are counted beside what is timed."""
-COUNTED = 10
-"""Requests or documents on which operations are counted: their ratio needs no more."""
+COUNTED = 2
+"""Requests, records or documents on which operations are counted: their ratio needs no more."""
+TOKENS = 2000
+"""Rows of the large product that a rate is held against: the tokens of a batch's texts, say."""
+PRODUCTS = 200
+"""Such products that are timed together, some seconds' worth of a small model's."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Size:
 
 FULL = Size(3, 100, 25, 200, 1000, 150, Size.large, (512, 1792))
 SHORT = Size(2, 100, 10, 60, 1000, 60, (1024, 3584), (256, 896))
+REAL = replace(FULL, repeats=1, requests=20, plain_requests=10, records=300, plain_records=50)
+"""Of a real model, of which plain takes twenty seconds an edit."""
+REAL_SHORT = replace(REAL, requests=4, plain_requests=1, records=20, plain_records=5)
 
 
 def values(workload: Workload, size: Size, goal: float) -> Row:
@@ -83,6 +90,35 @@ def values(workload: Workload, size: Size, goal: float) -> Row:
         plain=scale * statistics.median(timed.plain),
         operations=operation_ratio(fast, one_by_one, few[:COUNTED]),
         difference=difference(same, timed.plain_result),
+    )
+
+
+def rate(workload: Workload, size: Size, goal: float) -> Row:
+    """Operations a second of one batch's target values, as torch counts them, over those of a large product."""
+    parts, settings = workload.parts, workload.settings
+    requests = workload.texts.requests[: size.requests]
+    right = parts.weight(workload.last)
+    left = random_weight((TOKENS, len(right)), parts.device).to(parts.dtype)
+    times = 2 * PRODUCTS * TOKENS * right.numel()
+
+    def found() -> Tensor:
+        tokenizer, contexts, layer = workload.tokenizer, workload.contexts, workload.last
+        return target_values(parts, tokenizer, requests, contexts, layer=layer, settings=settings.values).values
+
+    def products() -> None:
+        for _ in range(PRODUCTS):
+            left @ right
+
+    products()
+    work = operations(found)
+    timed = in_turn(found, products, repeats=size.repeats)
+    return Row(
+        f"target values, {len(requests)} requests, in the rate of a product {TOKENS} x {shape_name(right)}",
+        workload.name,
+        [100 * ratio * work / times for ratio in timed.ratios()],
+        unit="%",
+        goal=Goal(goal),
+        fast=statistics.median(timed.fast),
     )
 
 
@@ -135,7 +171,7 @@ def metrics(workload: Workload, size: Size, goal: float) -> Row:
         goal=Goal(goal),
         fast=statistics.median(timed.fast),
         plain=scale * statistics.median(timed.plain),
-        operations=operation_ratio(fast, one_by_one, few),
+        operations=operation_ratio(fast, one_by_one, few[:COUNTED]),
         difference=float((got.set_index("case_id") - expected).abs().max().max()),
     )
 

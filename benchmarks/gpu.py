@@ -23,7 +23,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,21 +33,17 @@ from comparisons import Size
 from measure import Row, machine, seconds
 from run import GPU_GOALS, GPU_SIZE, said
 from transformers import LlamaConfig
-from workload import CONFIG, LLAMA3_8B, Texts, Workload, llama3_8b
+from workload import LLAMA3_8B, Workload, llama3_8b, real
 
-from sphere.data.records import load_requests
-from sphere.editing.contexts import sample_contexts
 from sphere.editing.loop import Editor
 from sphere.editing.measurement import Record
 from sphere.editing.methods import resolve
-from sphere.editing.stats import collect_statistics, read_documents
+from sphere.editing.stats import collect_statistics
 from sphere.errors import InputError
 from sphere.evaluation.generation import evenly
 from sphere.evaluation.metrics import evaluate_requests
 from sphere.files import read_json, write_json
-from sphere.models.adapters import adapter
-from sphere.models.loading import load, resolve_device
-from sphere.study.configuration import load_study
+from sphere.models.loading import resolve_device
 
 ROOT = Path(__file__).parents[1]
 PARTS = ("8b", "smollm2", "stream", "tests")
@@ -210,7 +206,11 @@ def memory(budget: Budget, given: argparse.Namespace, device: torch.device) -> l
 
 def real_model(budget: Budget, given: argparse.Namespace, device: torch.device) -> None:
     """Target values and metrics against plain, and the stream."""
-    workload = budget.step("smollm2: model and records", 30, lambda: real_workload(given, device))
+
+    def found() -> Workload:
+        return real(given.model, given.records, given.study, given.corpus, str(device))
+
+    workload = budget.step("smollm2: model and records", 30, found)
     if workload is None:
         return
     if "smollm2" in given.parts:
@@ -219,21 +219,6 @@ def real_model(budget: Budget, given: argparse.Namespace, device: torch.device) 
         budget.step("smollm2: metrics", 30, lambda: [said(comparisons.metrics(workload, size, 3))])
     if "stream" in given.parts:
         budget.step(f"stream: {given.method}", 2 * AFTERWARDS, lambda: stream(budget, workload, given))
-
-
-def real_workload(given: argparse.Namespace, device: torch.device) -> Workload:
-    """The model with the settings of the study's first one, contexts that it samples, records and text."""
-    settings = next(iter(load_study(given.study, root=CONFIG).models.values()))
-    loaded = load(given.model, device=str(device))
-    parts, wanted = adapter(loaded.model), settings.contexts
-    contexts = sample_contexts(
-        parts, loaded.tokenizer, count=wanted.count, length=wanted.length, generator=torch.Generator().manual_seed(0)
-    )
-    requests = [request for path in given.records for request in load_requests(path).requests]
-    requests = [replace(request, case_id=i) for i, request in enumerate(requests)]  # files may share their numbers
-    documents = read_documents(given.corpus)[: settings.statistics.documents] if given.corpus else []
-    texts = Texts(tuple(requests), documents)
-    return Workload(given.model.name, parts, loaded.tokenizer, settings, contexts, texts)
 
 
 def stream(budget: Budget, workload: Workload, given: argparse.Namespace) -> dict[str, Any]:

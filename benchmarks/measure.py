@@ -15,6 +15,8 @@ import torch
 import transformers
 from torch.utils.flop_counter import FlopCounterMode
 
+import sphere
+
 Fast = TypeVar("Fast")
 Plain = TypeVar("Plain")
 Work = TypeVar("Work")
@@ -135,6 +137,7 @@ def machine() -> dict[str, str | int]:
         "load": f"{os.getloadavg()[0]:.1f}",
         "clock": "CPU" if torch.get_num_threads() == 1 and not torch.cuda.is_available() else "wall",
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "sphere": sphere.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -3,6 +3,7 @@
     python benchmarks/run.py --short                                  # under three minutes on two cores
     python benchmarks/run.py --write docs/performance.md              # the table of docs/performance.md
     python benchmarks/run.py --model results/embedded/embedded/model  # with trained weights instead of random ones
+    python benchmarks/run.py --model SmolLM2.gguf --records counterfact.json  # and rows of a real model
 
 A ratio of 4 x means that the library takes a quarter of plain's time. Rows at Llama3-8B's shapes need a GPU of 80 GB.
 """
@@ -19,10 +20,10 @@ from pathlib import Path
 import comparisons
 import growth
 import torch
-from comparisons import FULL, SHORT, Size
+from comparisons import FULL, REAL, REAL_SHORT, SHORT, Size
 from measure import Goal, Row, machine
 from report import around, markdown, plain_data, put_into
-from workload import Workload, embedded, llama3_8b
+from workload import Workload, embedded, llama3_8b, real
 
 from sphere.errors import InputError
 from sphere.files import write_json
@@ -45,8 +46,9 @@ def main() -> int:
     try:
         if given.write:
             around(given.write)
-        workload = embedded(given.model)
-        rows = [
+        rows = real_rows(given)
+        workload = embedded(None if given.records else given.model)
+        rows += [
             said(comparisons.values(workload, size, 4)),
             said(comparisons.moments(workload, size, 3.5)),
             said(comparisons.metrics(workload, size, 2)),
@@ -78,11 +80,27 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="fewer and smaller items, two repeats")
-    parser.add_argument("--model", type=Path, help="folder of the embedded study's trained model")
+    parser.add_argument("--model", type=Path, help="the embedded study's trained model, or with --records any model")
+    parser.add_argument("--records", type=Path, nargs="+", default=[], help="CounterFact's schema; asks for --model")
+    parser.add_argument("--study", default="smollm2", help="whose first model's settings --records takes")
     parser.add_argument("--threads", type=int, help="threads of torch (default: all cores)")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--write", type=Path, help="page whose marked part the table replaces")
     return parser.parse_args()
+
+
+def real_rows(given: argparse.Namespace) -> list[Row]:
+    """The rows of a model of one's own on one's own records, if there are any."""
+    if not given.records:
+        return []
+    if given.model is None:
+        raise InputError("--records are measured on a model: name its folder or .gguf file with --model")
+    size, workload = REAL_SHORT if given.short else REAL, real(given.model, given.records, given.study)
+    return [
+        said(comparisons.values(workload, size, 10)),
+        said(comparisons.rate(workload, size, 65)),
+        said(comparisons.metrics(workload, size, 3)),
+    ]
 
 
 def gpu_rows() -> list[Row]:

@@ -1,10 +1,10 @@
-"""What is measured on: a model, and the texts of the embedded study's world."""
+"""What is measured on: a model, and the texts of the embedded study's world or records of one's own."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from sphere.config.model import ModelConfig
 from sphere.data.records import EditRequest, load_requests
 from sphere.data.world.build import build
 from sphere.data.world.training import new_model, train_tokenizer
-from sphere.editing.contexts import Contexts
+from sphere.editing.contexts import Contexts, sample_contexts
 from sphere.editing.stats import read_documents
 from sphere.models.adapters import Adapter, adapter
 from sphere.models.loading import load
@@ -38,10 +38,10 @@ LLAMA3_8B = LlamaConfig(
 
 @dataclass(frozen=True)
 class Texts:
-    """The world as far as it is read here."""
+    """The world as far as it is read here, or one's own records and text."""
 
     requests: tuple[EditRequest, ...]
-    """Its CounterFact records, then its zsRE records, in stream order."""
+    """Of the world its CounterFact records, then its zsRE records, in stream order."""
     documents: list[str]
 
 
@@ -99,6 +99,23 @@ def llama3_8b(config: LlamaConfig = LLAMA3_8B, device: str = "cuda") -> Workload
     model.eval().requires_grad_(False)
     contexts = _contexts(tokenizer, world.documents, settings)
     return Workload("Llama3-8B shape, random weights", adapter(model), tokenizer, settings, contexts, world)
+
+
+def real(
+    model: Path, records: Sequence[Path], study: str, corpus: Path | None = None, device: str = "auto"
+) -> Workload:
+    """A model of one's own with contexts that it samples and the settings of the study's first one, and its texts."""
+    settings = next(iter(load_study(study, root=CONFIG).models.values()))
+    loaded = load(model, device=device)
+    parts, wanted = adapter(loaded.model), settings.contexts
+    contexts = sample_contexts(
+        parts, loaded.tokenizer, count=wanted.count, length=wanted.length, generator=torch.Generator().manual_seed(0)
+    )
+    requests = [request for path in records for request in load_requests(path).requests]
+    requests = [replace(request, case_id=i) for i, request in enumerate(requests)]  # files may share their numbers
+    documents = read_documents(corpus)[: settings.statistics.documents] if corpus else []
+    name = f"{model.resolve().name}, {', '.join(path.name for path in records)}"
+    return Workload(name, parts, loaded.tokenizer, settings, contexts, Texts(tuple(requests), documents))
 
 
 def _contexts(tokenizer: PreTrainedTokenizerBase, documents: Sequence[str], settings: ModelConfig) -> Contexts:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import agreement
+import comparisons
 import counting
 import made_up_study
 import pandas as pd
@@ -18,10 +20,10 @@ from comparisons import Size, difference, metrics, moments, random_weight, value
 from conftest import ModelMaker, TokenizerMaker
 from counting import Lengths
 from gpu import TINY_SHAPE
-from measure import Goal, Row, Series, operations
+from measure import Goal, Row, Series, Timing, operations
 from report import BEGIN, END, markdown, plain_data, put_into
 from templates import shares
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 from workload import llama3_8b
 
 from sphere.config.values import ValueSettings
@@ -103,6 +105,21 @@ def test_rows_at_the_shape_of_a_large_model_in_small() -> None:
         assert row.difference < 0.05
 
 
+def test_a_rate_is_of_the_operations_in_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both take the same time, the share is that of the operations."""
+    workload = llama3_8b(TINY_SHAPE, "cpu")
+    monkeypatch.setattr(comparisons, "in_turn", lambda *_, repeats: Timing([2.0], [2.0], None, None))
+    parts, settings, product = workload.parts, workload.settings, 2 * 2000 * 64 * 128
+    requests = workload.texts.requests[:2]
+    work = operations(
+        lambda: target_values(
+            parts, workload.tokenizer, requests, workload.contexts, layer=workload.last, settings=settings.values
+        )
+    )
+    row = comparisons.rate(workload, Size(1, 2, 1, 2, 2, 1, (8, 28), (8, 28)), 65)
+    assert row.value == pytest.approx(100 * work / (comparisons.PRODUCTS * product))
+
+
 def test_a_row_says_whether_its_goal_is_met() -> None:
     text = markdown({"cpu": "a"}, "python x", ROWS, GROWTH)
     assert "| this | a shape | 3 x (2 to 4) | ≥ 4 x, missed | 1 s | 3 s | 5 x | 1e-09 |" in text
@@ -124,6 +141,29 @@ def test_a_page_without_a_place_is_refused_at_once(
     monkeypatch.setattr(sys, "argv", ["run.py", "--write", str(tmp_path / "nowhere.md")])
     assert run.main() == 2
     assert "nowhere.md has no place for the table" in capsys.readouterr().err
+
+
+def test_a_real_model_has_rows_of_its_own(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny_tokenizer: TokenizerMaker,
+    own_records: list[dict[str, Any]],
+) -> None:
+    tokenizer = tiny_tokenizer(True)
+    model = LlamaForCausalLM(LlamaConfig(**(TINY_SHAPE.to_dict() | {"vocab_size": len(tokenizer)})))
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    (tmp_path / "records.json").write_text(json.dumps(own_records[:4]), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["run.py", "--short", "--records", str(tmp_path / "records.json")])
+    assert run.main() == 2
+    assert "--records are measured on a model: name its folder" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--model", str(tmp_path / "model")])
+    rows = run.real_rows(run.arguments())
+    assert [row.what.split(",")[0] for row in rows] == ["target values", "target values", "editing metrics"]
+    assert {row.on for row in rows} == {"model, records.json"}
+    assert rows[0].difference < 1e-3
+    assert rows[2].difference == 0
 
 
 def test_figures_are_json(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_stream_ends_while_there_is_time_to_save(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu.py", "stream", "--out", str(tmp_path), "--batch-size", "2", *real])
     given = gpu.arguments()
-    workload = gpu.real_workload(given, gpu.torch.device("cpu"))
+    workload = gpu.real(given.model, given.records, given.study, given.corpus, "cpu")
     found = gpu.stream(gpu.Budget(gpu.AFTERWARDS - 1, tmp_path / "x.json"), workload, given)
     assert (found["edits"], found["stopped"], found["growth"]) == (2, True, None)
     assert EditState.load(tmp_path / "alphaedit.safetensors").position == 2
