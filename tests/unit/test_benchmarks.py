@@ -14,6 +14,7 @@ import made_up_study
 import pandas as pd
 import plain
 import pytest
+import resources
 import run
 import torch
 from comparisons import Size, difference, metrics, moments, random_weight, values
@@ -164,6 +165,12 @@ def test_a_real_model_has_rows_of_its_own(
     assert {row.on for row in rows} == {"model, records.json"}
     assert rows[0].difference < 1e-3
     assert rows[2].difference == 0
+
+
+def test_the_page_says_what_every_study_takes_as_planned() -> None:
+    page = resources.PAGE.read_text(encoding="utf-8")
+    assert resources.renewed(page) == page, "python benchmarks/resources.py renews it"
+    assert "| `smollm2` | two cores of" in resources.renewed(page.replace("| planned |", "| old |", 1))
 
 
 def test_figures_are_json(tmp_path: Path) -> None:

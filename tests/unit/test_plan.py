@@ -412,21 +412,3 @@ def test_what_cannot_be_is_one_line(
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert part in line
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "config" / "studies").glob("*.yaml")))
-def test_the_table_of_what_a_study_takes_is_the_plan_s(name: str) -> None:
-    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert resources(name) in page.splitlines()
-
-
-def resources(name: str) -> str:
-    """The line of docs/performance.md with what ``sphere plan NAME`` says."""
-    found = plan(load_study(name, root=ROOT / "config"))
-    table, gpu = found.table(), found.gpu_hours
-    time = f"{gpu:.0f} hours" if gpu else f"{table['hours'].sum():.1f} hours"
-    memory = f"{table['host_gib'].max():.1f} GiB" + (f", GPU {table['gpu_gib_least'].max():.0f} GiB" if gpu else "")
-    disk = f"{found.kept / GIB:.1f} GiB" + (
-        f", {found.peak_in_turn / GIB:.1f} on the way" if found.peak > found.kept else ""
-    )
-    return f"| `{name}` | one {'GPU' if gpu else 'core'}, one job at a time | {time} | {memory} | {disk} | planned |"
