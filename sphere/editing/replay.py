@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedConfig
 
-from sphere.editing.packing import Layout, can_pack, packed_attention
+from sphere.editing.packing import Layout, Prefix, can_pack, packed_attention
 from sphere.models.adapters import Adapter
 from sphere.models.hooks import capture_calls, capture_output, hidden
 
@@ -37,17 +37,16 @@ class Row:
     """Index of the subject's last token."""
 
 
-class _Prefix:
-    """Stands in for a layer's key-value cache: the recorded prefix, never written to."""
+class _Cache:
+    """Stands in for a layer's key-value cache, never written to: puts the recorded prefix, if any, before the tails'."""
 
-    def __init__(self, keys: Tensor, values: Tensor, layout: Layout | None = None) -> None:
-        self.keys, self.values = keys, values  # (B, heads, P, head_dim)
-        self.layout = layout  # of the packed tails that it is asked with, if they are packed
+    def __init__(self, prefix: Prefix | None) -> None:
+        self.prefix = prefix
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        if self.layout is not None:
-            keys, values = self.layout.padded_heads(keys), self.layout.padded_heads(values)
-        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        if self.prefix is None:
+            return keys, values
+        return torch.cat([self.prefix.keys, keys], dim=2), torch.cat([self.prefix.values, values], dim=2)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Replay:
     upper: list[nn.Module]
     arguments: list[dict[str, Any]]
     """Keyword arguments of each upper layer's call, cut to the tails' T columns."""
-    prefixes: list[_Prefix]
+    prefixes: list[Prefix]
     cache_names: list[str]
     packed: bool
 
@@ -83,8 +82,8 @@ class Replay:
         flat = self.tail.index_put((self.pivots,), changed)
         yield flat
         state = flat[None] if self.packed else self.layout.pad(flat)
-        for layer, call in zip(self.upper, self._calls, strict=True):
-            with packed_attention(self.config, self.layout) if self.packed else nullcontext():
+        for layer, call, prefix in zip(self.upper, self._calls, self.prefixes, strict=True):
+            with packed_attention(self.config, self.layout, prefix) if self.packed else nullcontext():
                 state = hidden(layer(state, **call))
             yield state[0] if self.packed else self.layout.pack(state)
 
@@ -96,10 +95,9 @@ class Replay:
         for arguments, prefix, name in zip(self.arguments, self.prefixes, self.cache_names, strict=True):
             call = dict(arguments)
             if self.packed:
-                prefix = _Prefix(prefix.keys, prefix.values, self.layout)
                 rest = {key: value for key, value in arguments.items() if key != "attention_mask"}
                 call |= {key: _per_row(value, size, pack) for key, value in rest.items()}
-            calls.append(call | {name: prefix})
+            calls.append(call | {name: _Cache(None if self.packed else prefix)})
         return calls
 
     def select(self, rows: Tensor) -> Replay:
@@ -117,7 +115,7 @@ class Replay:
             outputs=self.outputs[rows],
             layout=layout,
             arguments=[_cut(chosen(call), len(rows), 0, columns) for call in self.arguments],
-            prefixes=[_Prefix(prefix.keys[rows], prefix.values[rows]) for prefix in self.prefixes],
+            prefixes=[Prefix(prefix.keys[rows], prefix.values[rows]) for prefix in self.prefixes],
         )
 
 
@@ -153,7 +151,7 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Re
     prefixes = []
     for i in range(layer + 1, adapter.n_layers):
         stored: Any = cache.layers[i]
-        prefixes.append(_Prefix(stored.keys[:, :, :width].clone(), stored.values[:, :, :width].clone()))
+        prefixes.append(Prefix(stored.keys[:, :, :width].clone(), stored.values[:, :, :width].clone()))
     given = [
         {name: value for name, value in call.items() if name not in ("hidden_states", cached)}
         for call, cached in zip(calls, names, strict=True)
