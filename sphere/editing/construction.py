@@ -16,7 +16,7 @@ from sphere.editing.replay import Row, record
 from sphere.editing.values import target_values
 from sphere.models.adapters import Adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
-from sphere.models.tokens import PAD, encode_many
+from sphere.models.tokens import encode_many
 
 TRIMMED = 0.1
 """Share of the longest target values that the anchor's mean leaves out (ours)."""
@@ -60,7 +60,7 @@ def targets_by_layer(
     rows = [Row(item.ids[: (item.subject_last or 0) + 1], item.subject_last or 0) for item in encoded]
 
     def replayed(batch: list[int]) -> None:
-        recorded = record(adapter, [rows[i] for i in batch], layer=own[0], pad=PAD)
+        recorded = record(adapter, [rows[i] for i in batch], layer=own[0])
         states = recorded.walk(first[:, batch].T.to(recorded.tail.dtype))
         for layer, state in zip(range(own[0], own[-1] + 1), states, strict=False):
             if layer in own[1:]:

@@ -1,10 +1,11 @@
 """Run the upper layers again on the tails of a batch, with everything below and before them computed once.
 
-Rows are recorded with the subject's last token in one column: ``[pad, prefix] [subject's last token, rest, pad]``.
+Rows are kept with the subject's last token in one column: ``[pad, prefix] [subject's last token, rest, pad]``.
 A change of the hidden state at that column changes nothing in the columns before it nor in the layers below, so the
-prefix's keys and values in the upper layers, the masks and the position embeddings are recorded once and reused.
-The recording is of the layers' own calls, so it knows nothing of the architecture. Where the model's attention allows,
-the tails are run packed, without padding (``packing``).
+prefix's keys and values in the upper layers and the position embeddings are recorded once and reused.
+The recording is of the layers' own calls, so it knows nothing of the architecture. It is of trees of texts: what they
+begin with alike, such as the contexts, is run once. Where the model's attention allows, the tails are run packed,
+without padding (``packing``).
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, PreTrainedConfig
 
-from sphere.editing.packing import Layout, can_pack, packed_attention
+from sphere.editing.packing import Layout, Prefix, can_pack, packed_attention
 from sphere.models.adapters import Adapter
 from sphere.models.hooks import capture_calls, capture_output, hidden
 
+TREE = 1024
+"""Nodes of one tree of texts: what attention costs grows with their square."""
 CACHE_ARGUMENTS = ("past_key_values", "layer_past")
 """What architectures call a layer's key-value cache."""
 
@@ -37,17 +41,16 @@ class Row:
     """Index of the subject's last token."""
 
 
-class _Prefix:
-    """Stands in for a layer's key-value cache: the recorded prefix, never written to."""
+class _Cache:
+    """Stands in for a layer's key-value cache, never written to: puts the prefix, if any, before the tails'."""
 
-    def __init__(self, keys: Tensor, values: Tensor, layout: Layout | None = None) -> None:
-        self.keys, self.values = keys, values  # (B, heads, P, head_dim)
-        self.layout = layout  # of the packed tails that it is asked with, if they are packed
+    def __init__(self, prefix: Prefix | None) -> None:
+        self.prefix = prefix
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        if self.layout is not None:
-            keys, values = self.layout.padded_heads(keys), self.layout.padded_heads(values)
-        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        if self.prefix is None:
+            return keys, values
+        return torch.cat([self.prefix.keys, keys], dim=2), torch.cat([self.prefix.values, values], dim=2)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Replay:
     upper: list[nn.Module]
     arguments: list[dict[str, Any]]
     """Keyword arguments of each upper layer's call, cut to the tails' T columns."""
-    prefixes: list[_Prefix]
+    prefixes: list[Prefix]
     cache_names: list[str]
     packed: bool
 
@@ -83,8 +86,8 @@ class Replay:
         flat = self.tail.index_put((self.pivots,), changed)
         yield flat
         state = flat[None] if self.packed else self.layout.pad(flat)
-        for layer, call in zip(self.upper, self._calls, strict=True):
-            with packed_attention(self.config, self.layout) if self.packed else nullcontext():
+        for layer, call, prefix in zip(self.upper, self._calls, self.prefixes, strict=True):
+            with packed_attention(self.config, self.layout, prefix) if self.packed else nullcontext():
                 state = hidden(layer(state, **call))
             yield state[0] if self.packed else self.layout.pack(state)
 
@@ -96,10 +99,9 @@ class Replay:
         for arguments, prefix, name in zip(self.arguments, self.prefixes, self.cache_names, strict=True):
             call = dict(arguments)
             if self.packed:
-                prefix = _Prefix(prefix.keys, prefix.values, self.layout)
                 rest = {key: value for key, value in arguments.items() if key != "attention_mask"}
                 call |= {key: _per_row(value, size, pack) for key, value in rest.items()}
-            calls.append(call | {name: prefix})
+            calls.append(call | {name: _Cache(None if self.packed else prefix)})
         return calls
 
     def select(self, rows: Tensor) -> Replay:
@@ -116,56 +118,102 @@ class Replay:
             tail=self.tail[self.layout.tokens_of(rows)],
             outputs=self.outputs[rows],
             layout=layout,
-            arguments=[_cut(chosen(call), len(rows), 0, columns) for call in self.arguments],
-            prefixes=[_Prefix(prefix.keys[rows], prefix.values[rows]) for prefix in self.prefixes],
+            arguments=[_cut(chosen(call), len(rows), columns) for call in self.arguments],
+            prefixes=[Prefix(prefix.keys[rows], prefix.values[rows]) for prefix in self.prefixes],
         )
 
 
 @torch.no_grad()
-def record(adapter: Adapter, rows: Sequence[Row], *, layer: int, pad: int) -> Replay:
+def record(adapter: Adapter, rows: Sequence[Row], *, layer: int) -> Replay:
     """One clean forward pass over ``rows``; what the layers above ``layer`` need of it is kept."""
-    width = max(row.pivot for row in rows)
-    tail = max(len(row.ids) - row.pivot for row in rows)
-    ids = torch.full((len(rows), width + tail), pad, dtype=torch.long)
-    real = torch.zeros_like(ids, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        start = width - row.pivot
-        ids[i, start : start + len(row.ids)] = torch.tensor(row.ids)
-        real[i, start : start + len(row.ids)] = True
-    ids, real = ids.to(adapter.device), real.to(adapter.device)
-    positions = (real.cumsum(1) - 1).clamp_min(0)  # (B, S)
-    mask = _attention_mask(real, adapter.dtype, window=None)  # (B, 1, S, S)
-
+    trees = _Trees.of(rows, adapter.device)
     upper = list(adapter.layers[layer + 1 :])
     cache = DynamicCache()
     with (
-        _windows(adapter, real),
+        _windows(adapter, trees),
         capture_calls(upper) as calls,
         capture_output(adapter.layer(layer)) as states,
         capture_output(upper[0]) as above,
         capture_output(adapter.projection(layer)) as outputs,
     ):
         adapter.backbone(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=trees.ids,
+            attention_mask=_additive(trees.sees, adapter.dtype).unsqueeze(1),
+            position_ids=trees.depths,
+            past_key_values=cache,
+            use_cache=True,
         )
 
-    names = [next(name for name in CACHE_ARGUMENTS if name in call) for call in calls]
-    prefixes = []
-    for i in range(layer + 1, adapter.n_layers):
-        stored: Any = cache.layers[i]
-        prefixes.append(_Prefix(stored.keys[:, :, :width].clone(), stored.values[:, :, :width].clone()))
-    given = [
-        {name: value for name, value in call.items() if name not in ("hidden_states", cached)}
-        for call, cached in zip(calls, names, strict=True)
-    ]
-    arguments = [_cut(call, len(rows), width, width + tail) for call in given]
     layout = Layout.of([len(row.ids) - row.pivot for row in rows], adapter.device)
-    flat = layout.pack(states[0][:, width:])
+    before, tails = trees.before, trees.tails
+    real = torch.cat([before, tails], dim=1) >= 0  # (B, P + T)
+    names = [next(name for name in CACHE_ARGUMENTS if name in call) for call in calls]
+    windows = [adapter.window(i) for i in range(layer + 1, adapter.n_layers)]
+    masks = {
+        window: _attention_mask(real, adapter.dtype, window=window)[:, :, before.shape[1] :] for window in set(windows)
+    }
+    prefixes, arguments = [], []
+    held: Sequence[Any] = cache.layers[layer + 1 :]
+    for call, name, window, stored in zip(calls, names, windows, held, strict=True):
+        kept = (each.transpose(1, 2).flatten(0, 1)[before] for each in (stored.keys, stored.values))
+        prefixes.append(Prefix(*(each.transpose(1, 2).contiguous() for each in kept)))
+        rest = {key: value for key, value in call.items() if key not in ("hidden_states", "attention_mask", name)}
+        given = {key: _per_row(value, len(trees.ids), lambda t: t.flatten(0, 1)[tails]) for key, value in rest.items()}
+        arguments.append(given | {"attention_mask": masks[window], "use_cache": True})
+    flat = layout.pack(tails)  # (N,)
     found = Replay(
-        *(flat, outputs[0][:, width].clone(), layout, adapter.model.config, upper, arguments, prefixes, names),
+        *(states[0].flatten(0, 1)[flat], outputs[0].flatten(0, 1)[tails[:, 0]], layout, adapter.model.config),
+        *(upper, arguments, prefixes, names),
         packed=can_pack(adapter.model.config),
     )
-    return found if _as_recorded(found, layout.pack(above[0][:, width:])) else replace(found, packed=False)
+    return found if _as_recorded(found, above[0].flatten(0, 1)[flat]) else replace(found, packed=False)
+
+
+@dataclass(frozen=True)
+class _Trees:
+    """The different beginnings of the rows: a token behind the same tokens is computed once, whoever has it.
+
+    Rows share C trees of at most M nodes; a node is a token, and its index is into the flattened (C x M).
+    """
+
+    ids: Tensor
+    """(C, M)"""
+    depths: Tensor
+    """(C, M) the nodes' positions."""
+    sees: Tensor
+    """(C, M, M) bool: what comes before each, and itself."""
+    before: Tensor
+    """(B, P) the nodes before each row's pivot, as late as they can stand; padding, as below, is -1."""
+    tails: Tensor
+    """(B, T) the nodes from the pivots on."""
+
+    @classmethod
+    def of(cls, rows: Sequence[Row], device: torch.device) -> _Trees:
+        trees: list[dict[tuple[int, int], int]] = [{}]  # (the node before, token) -> node
+        places = []
+        for row in rows:
+            if trees[-1] and len(trees[-1]) + len(row.ids) > TREE:
+                trees.append({})
+            nodes = [-1]
+            for token in row.ids:
+                nodes.append(trees[-1].setdefault((nodes[-1], token), len(trees[-1])))
+            places.append((len(trees) - 1, torch.tensor(nodes[1:])))
+        width = max(map(len, trees))
+        ids, depths = torch.zeros(2, len(trees), width, dtype=torch.long)
+        sees = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)
+        for row, (tree, path) in zip(rows, places, strict=True):
+            ids[tree, path], depths[tree, path] = torch.tensor(row.ids), torch.arange(len(path))
+            sees[tree, path[:, None], path] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
+        halves = [
+            (tree * width + path).split([row.pivot, len(path) - row.pivot])
+            for row, (tree, path) in zip(rows, places, strict=True)
+        ]
+        before, tails = map(list, zip(*halves, strict=True))
+        columns = [
+            pad_sequence(before, batch_first=True, padding_value=-1, padding_side="left"),
+            pad_sequence(tails, batch_first=True, padding_value=-1),
+        ]
+        return cls(*(each.to(device) for each in (ids, depths, sees, *columns)))
 
 
 def _as_recorded(replay: Replay, above: Tensor) -> bool:
@@ -180,12 +228,13 @@ def _as_recorded(replay: Replay, above: Tensor) -> bool:
 
 
 @contextmanager
-def _windows(adapter: Adapter, real: Tensor) -> Iterator[None]:
+def _windows(adapter: Adapter, trees: _Trees) -> Iterator[None]:
     """Each layer that sees a window gets its own mask: the model hands a given mask on as it is to all of them."""
     handles = []
     for i, module in enumerate(adapter.layers):
-        if (window := adapter.window(i)) is not None and window < real.shape[1]:
-            mask = _attention_mask(real, adapter.dtype, window=window)
+        if (window := adapter.window(i)) is not None and window <= trees.depths.max():
+            near = trees.depths[:, :, None] - trees.depths[:, None] < window
+            mask = _additive(trees.sees & near, adapter.dtype).unsqueeze(1)
             handles.append(module.register_forward_pre_hook(_masked_by(mask), with_kwargs=True))
     try:
         yield
@@ -208,21 +257,23 @@ def _attention_mask(real: Tensor, dtype: torch.dtype, *, window: int | None) -> 
     if window is not None:
         allowed = allowed & torch.ones_like(allowed).triu(1 - window)
     allowed = allowed | torch.eye(size, dtype=torch.bool, device=real.device)
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=real.device)
-    return mask.masked_fill_(~allowed, torch.finfo(dtype).min).unsqueeze(1)
+    return _additive(allowed, dtype).unsqueeze(1)
 
 
-def _cut(call: dict[str, Any], size: int, start: int, end: int) -> dict[str, Any]:
-    """A layer's arguments of ``size`` rows restricted to the tail's columns, ``start`` to ``end``."""
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
+
+
+def _cut(call: dict[str, Any], size: int, columns: int) -> dict[str, Any]:
+    """A layer's arguments of ``size`` rows restricted to the tails' first ``columns``."""
     cut = {}
     for name, value in call.items():
         if name == "attention_mask":
-            columns = value.shape[-1] - value.shape[-2] + end  # keys: those before the tail, and its own
-            cut[name] = value[:, :, start:end, :columns]
-        elif name == "use_cache":
-            cut[name] = True
+            keys = value.shape[-1] - value.shape[-2] + columns  # those before the tail, and its own
+            cut[name] = value[:, :, :columns, :keys]
         else:
-            cut[name] = _per_row(value, size, lambda t: t[:, start:end])
+            cut[name] = _per_row(value, size, lambda t: t[:, :columns])
     return cut
 
 

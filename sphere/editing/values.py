@@ -21,7 +21,7 @@ from sphere.editing.replay import Row, record
 from sphere.errors import InputError, NumericalError
 from sphere.models.adapters import Adapter
 from sphere.models.batching import DEFAULT_TOKEN_BUDGET, run_in_batches
-from sphere.models.tokens import PAD, Encoded, encode_many
+from sphere.models.tokens import Encoded, encode_many
 
 KL_PROMPT = "{} is a"
 """Its next-token distribution at the subject's last token is kept close to the unedited one."""
@@ -104,7 +104,7 @@ class _Optimisation:
         prompts = encode_many(tokenizer, [(KL_PROMPT.replace("{}", r.subject), None, len(r.subject)) for r in requests])
         rows = [Row(row.ids[:-1], _pivot(row)) for row in texts]
         rows += [Row(row.ids[: _pivot(row) + 1], _pivot(row)) for row in prompts]  # one token each
-        self.replay = record(adapter, rows, layer=layer, pad=PAD)
+        self.replay = record(adapter, rows, layer=layer)
         self.labels = _Labels.of(texts, adapter.device)
         self.dtype = torch.promote_types(adapter.dtype, torch.float32)
         self.clean: Tensor | None = None  # (n, V) log probabilities behind the prompts, once they have been run

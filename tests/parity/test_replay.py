@@ -12,27 +12,32 @@ from sphere.editing.replay import Replay, Row, record
 from sphere.models.adapters import Adapter
 from sphere.models.hooks import capture_output
 
-ROWS = [Row((3, 4, 5, 6, 7), 2), Row((9, 8, 7, 6, 5, 4, 3, 2), 1), Row((11, 12), 1), Row((13,), 0)]
+ROWS = [Row((3, 4, 5, 6, 7), 2), Row((9, 8, 7, 6, 5, 4, 3, 2), 1), Row((3, 4), 1), Row((13,), 0), Row((3, 4, 6), 1)]
 OWN_ATTENTION = {"gptj"}
 """Families whose attention is not the model library's interface: their tails are padded."""
 
 
 def recorded(family: str, model_of: ModelMaker) -> Replay:
-    return record(Adapter(model_of(family, 64).double()), ROWS, layer=1, pad=0)
+    return record(Adapter(model_of(family, 64).double()), ROWS, layer=1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_clean_run_is_the_models_own(family: str, tiny_model: ModelMaker) -> None:
+@pytest.mark.parametrize("tree", [9, 1024])
+def test_a_clean_run_is_the_models_own(
+    family: str, tree: int, tiny_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the texts are recorded as one tree, in which two begin alike, or as several."""
+    monkeypatch.setattr("sphere.editing.replay.TREE", tree)
     model = tiny_model(family, 64).double()
     parts = Adapter(model)
-    replay = record(parts, ROWS, layer=1, pad=0)
+    replay = record(parts, ROWS, layer=1)
     implementation = model.config._attn_implementation
     again = replay.run(replay.tail[replay.pivots]).split(replay.layout.lengths.tolist())
     assert model.config._attn_implementation == implementation
     for got, row in zip(again, ROWS, strict=True):
         with capture_output(parts.layers[-1]) as seen:
             model(torch.tensor([row.ids]))
-        torch.testing.assert_close(got, seen[0][0, row.pivot :], rtol=1e-5, atol=1e-6)  # GPT-J rotates in float32
+        torch.testing.assert_close(got, seen[0][0, row.pivot :], rtol=1e-5, atol=5e-6)  # some compute parts in float32
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -41,7 +46,7 @@ def test_packed_tails_are_the_padded_ones(family: str, tiny_model: ModelMaker) -
     assert replay.packed == (family not in OWN_ATTENTION and replay.config._attn_implementation != "eager")
     padded = replace(replay, packed=False)
     generator = torch.Generator().manual_seed(0)
-    for rows in (torch.arange(4), torch.tensor([3, 0, 2])):
+    for rows in (torch.arange(5), torch.tensor([3, 0, 2])):
         found = []
         one, other = replay.select(rows), padded.select(rows)
         change = torch.randn(len(rows), replay.tail.shape[1], generator=generator, dtype=torch.float64)

@@ -439,7 +439,7 @@ def test_the_row_of_the_example_makes_the_model_editable(
     torch.testing.assert_close(parts.projection(1)(inputs), inputs @ parts.weight(1).T + parts.projection(1).bias)
 
     texts = [Row((3, 4, 5, 6, 7), 2), Row((9, 8, 7), 0)]
-    replay = record(parts, texts, layer=1, pad=0)
+    replay = record(parts, texts, layer=1)
     again = replay.run(replay.tail[replay.pivots]).split(replay.layout.lengths.tolist())
     for got, text in zip(again, texts, strict=True):
         with capture_output(parts.layer(3)) as seen:

@@ -306,7 +306,7 @@ def test_saved_activations_are_bounded(
     tokenizer = tiny_tokenizer(True)
     parts = adapter(tiny_model(family, len(tokenizer)).to(dtype))
     rows = [Row(tuple(range(i, i + 12)), 6) for i in (3, 7)]  # tails as long as their prefixes, and short
-    replayed = record(parts, rows, layer=1, pad=0)
+    replayed = record(parts, rows, layer=1)
     changed = replayed.tail[replayed.pivots].clone().requires_grad_()
     held: dict[int, int] = {}
     known = {p.untyped_storage().data_ptr() for p in parts.model.parameters()}
