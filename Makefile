@@ -13,10 +13,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 reproduce: setup
 	snakemake --cores all $$(test -t 2 && echo --logger rich) --config study=$(STUDY)
 
-# One test a core and one thread a test; those that fill the machine by themselves come one after the other.
+# Two files of tests at a time, and one thread a test. They begin in this order: those that fill the machine or wait for
+# it first, and the many short ones last, which go wherever a core is free.
 test: lint packages
-	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile tests/unit tests/parity
-	pytest tests/workflow tests/slurm tests/reliability
+	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		tests/workflow tests/slurm tests/reliability tests/parity tests/unit
 
 # Every fault many times over, and the table of docs/reliability.md.
 drill: setup

@@ -30,13 +30,14 @@ from transformers import (
     SmolLM3Config,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
-from workplace import copied, finished, whole_study, workplace
+from workplace import copied, finished, reconfigured, whole_study, workplace
 
 from sphere.config.world import WorldSettings
 from sphere.data.world.people import create
 from sphere.data.world.records import records as world_records
 
-__all__ = ["copied", "finished", "whole_study", "workplace"]  # fixtures: one run of the smoke study serves all tests
+# Fixtures: one run of the smoke study serves all tests.
+__all__ = ["copied", "finished", "reconfigured", "whole_study", "workplace"]
 
 FAMILIES = (
     *("llama", "qwen2", "qwen3", "mistral", "phi3", "smollm3", "granite", "olmo2", "gemma2", "gemma3_text"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import re
 import resource
@@ -10,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +97,17 @@ def workplace(tmp_path: Path) -> Workplace:
 
 @pytest.fixture(scope="session")
 def whole_study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workplace, Run]:
-    """The smoke study, run to its end. Tests must leave it as it is."""
-    folder = tmp_path_factory.mktemp("smoke")
-    shutil.copytree(ROOT / "config", folder / "config")
-    place = Workplace(folder)
-    return place, place.snakemake()
+    """The smoke study, run to its end, once for all of pytest's processes. Tests must leave it as it is."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all of them
+    place, note = Workplace(base / "smoke"), base / "smoke.json"
+    with (base / "smoke.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits for the one who came first
+        if not note.exists():
+            shutil.copytree(ROOT / "config", place.folder / "config")
+            note.write_text(json.dumps(asdict(place.snakemake())), encoding="utf-8")
+    return place, Run(**json.loads(note.read_text(encoding="utf-8")))
 
 
 @pytest.fixture
@@ -108,6 +116,16 @@ def finished(whole_study: tuple[Workplace, Run]) -> Workplace:
     place, run = whole_study
     assert run.status == 0, run.output[-4000:]
     return place
+
+
+@pytest.fixture
+def reconfigured(finished: Workplace, tmp_path: Path) -> Workplace:
+    """The finished study's own files under a configuration to be changed: for dry runs."""
+    shutil.copytree(finished.folder / "config", tmp_path / "config")
+    (tmp_path / ".snakemake").mkdir()
+    for name in ("results", ".snakemake/metadata"):
+        (tmp_path / name).symlink_to(finished.folder / name)
+    return Workplace(tmp_path)
 
 
 @pytest.fixture

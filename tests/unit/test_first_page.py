@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from base64 import b64decode
 from html import unescape
 from pathlib import Path
@@ -67,3 +69,9 @@ def test_it_shows_the_figure_in_the_page_itself(tmp_path: Path) -> None:
     (shown,) = re.findall(r'<img [^>]*src="data:image/svg\+xml;base64,([^"]+)"', page("smollm2", tmp_path))
     assert b64decode(shown) == picture.read_bytes()
     assert HEADLINE in FIGURES
+
+
+def test_the_workflow_gets_it_without_scipy_stats() -> None:
+    """Every call of snakemake imports it to parse the rules."""
+    program = "import sys, sphere.report.first_page; sys.exit('scipy.stats' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)

@@ -37,9 +37,9 @@ def test_the_study_runs_from_nothing_to_its_report(whole_study: tuple[Workplace,
     assert "100%" in run.output, "progress is not shown where there is no terminal"
 
 
-def test_every_rule_ran(whole_study: tuple[Workplace, Run]) -> None:
+def test_every_rule_ran(whole_study: tuple[Workplace, Run], workplace: Workplace) -> None:
     _, run = whole_study
-    listed = {line.strip() for line in whole_study[0].snakemake("--list-rules").output.splitlines()}
+    listed = {line.strip() for line in workplace.snakemake("--list-rules").output.splitlines()}
     unused = {"download", "fetch_dataset", "fetch_model", "extract_corpus", "plan"}  # of studies that download
     unused |= {"held_out"}  # of a corpus
     unused |= {"convert_gguf", "known_facts", "facts", "targets"}  # of a real model and its facts
@@ -153,8 +153,8 @@ def test_every_artefact_carries_provenance_that_matches(finished: Workplace) -> 
         verify(path)
 
 
-def test_a_second_run_does_nothing(finished: Workplace) -> None:
-    run = finished.snakemake("--dry-run")
+def test_a_second_run_does_nothing(reconfigured: Workplace) -> None:
+    run = reconfigured.snakemake("--dry-run")
     assert run.status == 0
     assert "Nothing to be done" in run.output
 
@@ -216,24 +216,18 @@ CHANGES: list[tuple[str, str, str, dict[str, int]]] = [
 
 @pytest.mark.parametrize(("file", "old", "new", "expected"), CHANGES, ids=[new for _, _, new, _ in CHANGES])
 def test_a_change_makes_again_exactly_what_depends_on_it(
-    finished: Workplace, file: str, old: str, new: str, expected: dict[str, int]
+    reconfigured: Workplace, file: str, old: str, new: str, expected: dict[str, int]
 ) -> None:
-    finished.change(file, old, new)
-    try:
-        run = finished.snakemake("--dry-run")
-    finally:
-        finished.change(file, new, old)
+    reconfigured.change(file, old, new)
+    run = reconfigured.snakemake("--dry-run")
     assert run.status == 0, run.output[-2000:]
     # a setting that changes no result is still shown in the report
     assert run.jobs == (expected | REPORTING if expected else {"provenance": 1, "report": 1})
 
 
-def test_a_second_seed_leaves_the_first_alone(finished: Workplace) -> None:
-    finished.change("studies/smoke.yaml", "seeds: [0]", "seeds: [0, 1]")
-    try:
-        run = finished.snakemake("--dry-run")
-    finally:
-        finished.change("studies/smoke.yaml", "seeds: [0, 1]", "seeds: [0]")
+def test_a_second_seed_leaves_the_first_alone(reconfigured: Workplace) -> None:
+    reconfigured.change("studies/smoke.yaml", "seeds: [0]", "seeds: [0, 1]")
+    run = reconfigured.snakemake("--dry-run")
     assert run.jobs == REPORTING | {"stream": 2, "edit": 4, "measure": 4, "neurons": 1}
     assert "seed 0" not in run.output
 

@@ -9,8 +9,9 @@ from itertools import permutations
 from math import inf, isfinite, nan, sqrt
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special  # not stats: every call of snakemake imports this file, and stats takes most of a second
 
 LEVEL = 0.95
 EXACT = 8  # pairs up to which a rank correlation's p is counted out
@@ -62,7 +63,7 @@ def from_stderr(mean: float, stderr: float, n: int = 1) -> Interval:
     """Normal interval from a standard error over test items, such as the harness reports."""
     if not isfinite(stderr):
         return Interval(mean, nan, nan, NO_INTERVAL, n)
-    reach = float(stats.norm.ppf((1 + LEVEL) / 2)) * stderr
+    reach = float(special.ndtri((1 + LEVEL) / 2)) * stderr
     return Interval(mean, mean - reach, mean + reach, OVER_ITEMS, n)
 
 
@@ -85,7 +86,7 @@ def over_draws(values: Iterable[float], draws: Iterable[float], unit: str) -> In
 def stderr_of(low: ArrayLike, high: ArrayLike) -> NDArray[np.float64]:
     """The standard errors behind normal 95 % intervals; NaN where there is none."""
     width = np.asarray(high, dtype=np.float64) - np.asarray(low, dtype=np.float64)
-    return width / (2 * float(stats.norm.ppf((1 + LEVEL) / 2)))
+    return width / (2 * float(special.ndtri((1 + LEVEL) / 2)))
 
 
 def _mean_interval(values: Iterable[float], kind: str, *, student: bool) -> Interval:
@@ -95,7 +96,7 @@ def _mean_interval(values: Iterable[float], kind: str, *, student: bool) -> Inte
     mean = float(sample.mean()) if n else nan
     if n < 2:
         return Interval(mean, nan, nan, NO_INTERVAL, n)
-    quantile = stats.t.ppf((1 + LEVEL) / 2, n - 1) if student else stats.norm.ppf((1 + LEVEL) / 2)
+    quantile = special.stdtrit(n - 1, (1 + LEVEL) / 2) if student else special.ndtri((1 + LEVEL) / 2)
     reach = float(quantile) * float(sample.std(ddof=1)) / sqrt(n)
     return Interval(mean, mean - reach, mean + reach, kind, n)
 
@@ -107,7 +108,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Correlation:
     first, second = first[known], second[known]
     if len(first) < 3 or len(np.unique(first)) < 2 or len(np.unique(second)) < 2:
         return Correlation(nan, nan, len(first))
-    one, two = (ranks - ranks.mean() for ranks in (stats.rankdata(first), stats.rankdata(second)))
+    one, two = (ranks - ranks.mean() for ranks in (_ranks(first), _ranks(second)))
     scale = float(np.linalg.norm(one) * np.linalg.norm(two))
     r = float(np.clip(one @ two / scale, -1, 1))
     if len(first) <= EXACT:
@@ -115,7 +116,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Correlation:
         return Correlation(r, p, len(first))
     degrees = len(first) - 2
     t = inf if abs(r) >= 1 - 1e-12 else abs(r) * sqrt(degrees / (1 - r * r))
-    return Correlation(r, float(2 * stats.t.sf(t, degrees)), len(first))
+    return Correlation(r, float(2 * special.stdtr(degrees, -t)), len(first))
 
 
 def spearman_within(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> float:
@@ -128,10 +129,15 @@ def spearman_within(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> float:
     sums = np.zeros(3)
     for name in np.unique(group[known]):
         own = known & (group == name)
-        one, two = (ranks - ranks.mean() for ranks in (stats.rankdata(first[own]), stats.rankdata(second[own])))
+        one, two = (ranks - ranks.mean() for ranks in (_ranks(first[own]), _ranks(second[own])))
         sums += [one @ two, one @ one, two @ two]
     scale = sqrt(sums[1] * sums[2])
     return float(np.clip(sums[0] / scale, -1, 1)) if scale > 0 else nan
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From 1; equal values share the mean of theirs."""
+    return pd.Series(values).rank().to_numpy()
 
 
 @cache
