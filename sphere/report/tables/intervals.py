@@ -137,7 +137,7 @@ def spearman_within(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> float:
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """From 1; equal values share the mean of theirs."""
-    return pd.Series(values).rank().to_numpy()
+    return np.asarray(pd.Series(values).rank(), dtype=np.float64)
 
 
 @cache
