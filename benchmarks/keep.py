@@ -28,20 +28,23 @@ def kept(files: list[str], label: str, header: str) -> tuple[Any, Any]:
     """What docs/results/ has for a row's label and a column's header, and the ± beside it; the label `all` is the sum.
 
     A header is the name of a column, `HE change (%)` of he_change, and behind a comma words of the CSV's row. A label
-    that no row has may have such words too: `MEMIT, 20 edits`. (None, None) where no file has both.
+    that no row has may have such words too: `MEMIT, 20 edits`. `verdict (smollm2)` is of that study's files alone.
+    (None, None) where no file has both.
     """
     column, _, words = header.partition(", ")
+    for study in {file.partition("/")[0] for file in files}:
+        if column.endswith(f" ({study})"):
+            column, files = column.removesuffix(f" ({study})"), [file for file in files if file.startswith(f"{study}/")]
     name = re.sub(r"\W+", "_", column.casefold()).strip("_")
     for file in files:
         table = pd.read_csv(RESULTS / file)
         known = [each for each in table if each == name or each.endswith(f"_{name}")]
         text = table.select_dtypes(exclude="number").fillna("").astype(str)
         whole = text.agg(" ".join, axis=1)
-        own = table[text.eq(label).any(axis=1) & whole.str.contains(words, regex=False)]
+        first, _, more = label.partition(", ")
+        own = table[text.eq(label).any(axis=1) & _has(whole, words)]
         if own.empty:
-            first, _, more = label.partition(", ")
-            chosen = whole.str.contains(words, regex=False) & whole.str.contains(more, regex=False)
-            own = table[text.eq(first).any(axis=1) & chosen]
+            own = table[text.eq(first).any(axis=1) & _has(whole, words) & _has(whole, more)]
         if known and label == "all":
             return table[known[0]].sum(), None
         if known and len(own):
@@ -49,6 +52,11 @@ def kept(files: list[str], label: str, header: str) -> tuple[Any, Any]:
                 raise ValueError(f"{file} has {len(own)} rows for {label}, {header}")
             return own[known[0]].item(), own.get(f"{known[0]}_pm", pd.Series([None])).item()
     return None, None
+
+
+def _has(rows: pd.Series, words: str) -> pd.Series:
+    """Which rows have these words; `500 edits` are not those of `1,500 edits`."""
+    return rows.str.contains(rf"(?<![\w,]){re.escape(words)}")
 
 
 def shown(value: Any, like: str) -> str:

@@ -83,6 +83,7 @@ def main() -> None:
     def measured(step: str) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+            torch.cuda.empty_cache()  # what an earlier step had reserved is no part of this one's peak
             torch.cuda.reset_peak_memory_stats(device)
         start = time.perf_counter()
         yield
@@ -119,8 +120,6 @@ def main() -> None:
     for spectra in (keys, principal):  # a job has them in main memory, as it reads them from files
         for i, found in spectra.items():
             spectra[i] = type(found)(*(tensor.cpu() for tensor in vars(found).values()))
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
     with measured("edit"):
         editor = Editor(
             model,

@@ -103,6 +103,10 @@ _KNOWN: dict[str, tuple[str, str, Dash]] = {
     "encore": ("#EE8877", "p", (0, (10, 2))),
     "alphaedit": ("#0055A5", "h", (0, (8, 1.5, 1.5, 1.5))),
     "sphere": ("#D5330E", "*", SOLID),
+    "evoedit": ("#3E7A5C", "d", (0, (7, 1, 2, 1))),
+    "betaedit": ("#7A5C3E", "X", (0, (3, 1.5))),
+    "lyaplock": ("#A05195", "P", (0, (2, 1, 2, 1, 1, 1))),
+    "rotate": ("#222222", "8", (0, (1.5, 1.5))),
 }
 _WIDER = 2.0  # line widths by which the gaps of a `+sphere` variant are wider
 _SPARE_COLOURS = ("#5B4B8A", "#7A5C3E", "#3E7A5C", "#A05195")
@@ -110,7 +114,10 @@ _SPARE_MARKERS = ("X", "P", "d", "8")
 
 
 def look(method: str) -> Look:
-    """The one look of a method; a method of your own gets one from its name, the same in every figure."""
+    """The one look of a method, the same in every figure.
+
+    A method of your own gets one from its name; one under other settings (``NAME@KEY=VALUE``) keeps NAME's colour.
+    """
     label = method_label(method)
     if is_headline(method):
         return Look(label, *_KNOWN["sphere"])
@@ -122,6 +129,7 @@ def look(method: str) -> Look:
         pick = crc32(name.encode())
         colour, marker = _SPARE_COLOURS[pick % 4], _SPARE_MARKERS[pick // 4 % 4]
         dash = (0, (2.0 + pick // 16 % 4, 1.0))
+        colour = _KNOWN.get(name.partition("@")[0], (colour,))[0]
     return Look(label, colour, marker, dash if base is None else _wide_gaps(dash), filled=base is None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,7 @@ from sphere.report.tables.trajectories import (
     steps,
 )
 
+TITLE = 24  # letters of a method's name in a line above its panel
 ELLIPSE_POINTS = 6  # a normal distribution fitted to fewer says nothing
 FILLED_ELLIPSES = 5  # with more methods than this, only outlines: fills would cover one another
 
@@ -74,7 +76,7 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
                 right.set_in_layout(axis is line[-1])  # the last of a short row has room beside it
                 found = ranks[ranks["method"] == method]
                 said = _correlations(found) if found["n"].max() >= FEWEST_CHECKPOINTS else ""
-                title = f"{method_label(method)}\n{said}".strip()
+                title = f"{fill(method_label(method), TITLE)}\n{said}".strip()
                 axis.set_title(title, loc="left", linespacing=1.2, fontsize=7)
             line[0].set_ylabel(row_label(model, dataset, percent(dataset), several=several))
             for axis in line[len(methods) :]:
