@@ -64,12 +64,12 @@ def shown(value: Any, like: str) -> str:
     if value is None or (not isinstance(value, str) and pd.isna(value)):
         return ""
     if isinstance(value, str):
-        return value
+        return value.replace("|", r"\|")
     return f"{value:,.{len(like.partition('.')[2])}f}".replace("-", "−")
 
 
 def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.split("|")[1:-1]]
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
 def renewed(page: str) -> str:
