@@ -127,6 +127,10 @@ def test_every_page_is_in_the_site_once() -> None:
     (copied,) = re.findall(r"cp --parents -r (.+) \.site/pages", (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert {page for page in named if not page.startswith("docs/")} < {*copied.split()}
     assert "docs" in copied.split()
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https:)([^)#]+)", page.read_text(encoding="utf-8")):
+            there = place((page.parent / target).resolve())
+            assert there.startswith("docs/") or there in copied.split(), f"{place(page)} links to {there}, not in the site"
 
 
 def test_what_the_site_documents_is_there() -> None:
