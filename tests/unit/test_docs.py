@@ -130,7 +130,7 @@ def test_every_page_is_in_the_site_once() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https:)([^)#]+)", page.read_text(encoding="utf-8")):
             there = place((page.parent / target).resolve())
-            assert there.startswith("docs/") or there in copied.split(), f"{page.name} links to {there}, not in the site"
+            assert there.startswith("docs/") or there in copied.split(), f"{page.name}: {there} is not in the site"
 
 
 def test_what_the_site_documents_is_there() -> None:
