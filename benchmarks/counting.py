@@ -47,19 +47,21 @@ class Lengths:
     prompts: int
     """Of these, up to and with the subject's last token."""
     targets: int
-    anchors: int
-    """Tokens of the prompts of the KL divergence, up to and with the subject's last."""
+    clean: int
+    """Tokens of one pass over the texts and the prompts of the KL divergence, in which a beginning is run once."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], contexts: Contexts) -> Lengths:
         rows = [row for r in requests for row in encode_in_contexts(tokenizer, r, contexts, target=True)]
+        anchors = [encode(tokenizer, r.subject, subject_end=len(r.subject)) for r in requests]
+        texts = [row.ids[:-1] for row in rows] + [row.ids[: row.subject_last + 1] for row in anchors]
         return cls(
             requests=len(requests),
             texts=len(rows),
             whole=sum(len(row.ids) - 1 for row in rows),
             prompts=sum(row.subject_last + 1 for row in rows),
             targets=sum(len(row.ids) - row.target_start for row in rows),
-            anchors=sum(encode(tokenizer, r.subject, subject_end=len(r.subject)).subject_last + 1 for r in requests),
+            clean=len({ids[: i + 1] for ids in texts for i in range(len(ids))}),
         )
 
     @property
@@ -75,13 +77,13 @@ def layer_operations(config: LlamaConfig) -> int:
 
 
 def value_operations(config: LlamaConfig, lengths: Lengths, *, layer: int, steps: int) -> float:
-    """Of ``steps`` steps for every request, with the clean pass before them."""
+    """Of ``steps`` steps for every request, the last of them forward alone, with the clean pass before them."""
     each, head = layer_operations(config), 2 * config.hidden_size * config.vocab_size
     upper = config.num_hidden_layers - 1 - layer
     n = lengths.requests  # of each the KL divergence takes one column more
-    once = (lengths.whole + lengths.anchors) * config.num_hidden_layers * each + n * head
-    step = 2 * ((lengths.tails + n) * upper * each + (lengths.targets + n) * head)
-    return once + steps * step
+    once = lengths.clean * config.num_hidden_layers * each
+    forward = (lengths.tails + n) * upper * each + (lengths.targets + n) * head
+    return once + (2 * steps - 1) * forward
 
 
 def edit_operations(
@@ -103,7 +105,7 @@ def edit_operations(
     solve = kept**3 / 3 + 2 * kept**2 * n  # Cholesky, and two triangular solves
     update = 2 * d_in * kept * n * 2 + 2 * d_out * d_in * n  # B^T K, B X, and R (B X)^T
     past = 2 * d_in**2 * n
-    read = batches * (config.num_hidden_layers * layer + head + steps * 2 * above)  # forward and backward
+    read = batches * (config.num_hidden_layers * layer + (2 * steps - 1) * above)  # forward, and all but once backward
     walked = batches * passed * layer
     walked += 3 * len(layers) * 8 * d_in**2  # M, K K^T and their sum
     solved = 8 * (d_in * kept + d_in**2 + 3 * kept**2 + d_out * d_in)  # basis, M, system, factor and its use, dW

@@ -76,7 +76,7 @@ def test_operations_of_the_values(tiny_model: ModelMaker, tiny_tokenizer: Tokeni
 
 
 def test_bytes_of_a_batch(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker) -> None:
-    """Two a parameter of the layers' matrices and the head: once for all, then up and down above z at every step."""
+    """Two a parameter: all layers once, then those above z and the head at each step, up and, but the last, down."""
     tokenizer = tiny_tokenizer(True)
     model = tiny_model("llama", len(tokenizer))
     requests = [EditRequest(i, "Paris", "Paris is the capital of", 0, "Rome", None) for i in range(2)]
@@ -89,7 +89,7 @@ def test_bytes_of_a_batch(tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
     head = model.get_output_embeddings().weight.numel()
     depth = model.config.num_hidden_layers
     above = (depth - 2) * sum(matrices) + head
-    assert few["targets"].bytes == many["targets"].bytes == 2 * (depth * sum(matrices) + head + 3 * 2 * above)
+    assert few["targets"].bytes == many["targets"].bytes == 2 * (depth * sum(matrices) + 5 * above)
     assert few["targets"].intensity < many["targets"].intensity
     d_out, d_in = model.config.hidden_size, model.config.intermediate_size
     assert many["projection"].bytes == 2 * 8 * (2 * d_out * d_in + 4 * d_in)
@@ -152,7 +152,8 @@ def test_a_real_model_has_rows_of_its_own(
     own_records: list[dict[str, Any]],
 ) -> None:
     tokenizer = tiny_tokenizer(True)
-    model = LlamaForCausalLM(LlamaConfig(**(TINY_SHAPE.to_dict() | {"vocab_size": len(tokenizer)})))
+    deep = TINY_SHAPE.to_dict() | {"vocab_size": len(tokenizer), "num_hidden_layers": 12}  # the study edits up to 10
+    model = LlamaForCausalLM(LlamaConfig(**deep))
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "model")
     (tmp_path / "records.json").write_text(json.dumps(own_records[:4]), encoding="utf-8")

@@ -36,7 +36,7 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
 def real(tmp_path: Path, tiny_tokenizer: TokenizerMaker, own_records: list[dict[str, Any]]) -> list[str]:
     """Options that name a tiny model deep enough for the study's layers, two files of records, and a text."""
     tokenizer = tiny_tokenizer(True)
-    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 10}
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 12}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 1}
     for part in (LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape, **heads)), tokenizer):
         part.save_pretrained(tmp_path / "model")
@@ -69,7 +69,7 @@ def test_a_real_model_in_small(targets: str, main: Main, real: list[str], tmp_pa
     assert stream["growth"] > 0
     assert "accuracy_efficacy" in stream["metrics"]
     state = EditState.load(tmp_path / "alphaedit.safetensors")
-    assert (state.position, sorted(state.weights)) == (10, [4, 5, 6, 7, 8])
+    assert (state.position, sorted(state.weights)) == (10, [6, 7, 8, 9, 10])
     if "smollm2" in parts:
         (row,) = found["smollm2: target values"]
         assert row["value"] > 0
