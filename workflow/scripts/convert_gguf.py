@@ -6,9 +6,11 @@ from sphere.config.model import ShapeSettings
 from sphere.study.job import job
 
 with job(snakemake, sources=snakemake.params.sources):
+    from sphere.progress import ready
     from sphere.study.gguf import convert_gguf
     from sphere.study.plan.shapes import check_shape
 
+    ready()  # to read the file is this job's work
     out = Path(snakemake.output.model)
     convert_gguf(Path(snakemake.input.file), out)
     if snakemake.params.shape:
