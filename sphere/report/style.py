@@ -211,7 +211,8 @@ def log_limits(values: ArrayLike) -> tuple[float, float]:
     low, high = float(exponents.min()), float(exponents.max())
     if np.floor(high) - np.ceil(low) < 1:  # fewer than two powers of ten among the values
         low, high = float(np.floor(low)), max(float(np.ceil(high)), float(np.floor(low)) + 1)
-    return 0.7 * 10**low, 1.4 * 10**high
+    room = max(0.15, 0.03 * (high - low))  # a point on the edge of a long axis is seen whole
+    return 10 ** (low - room), 10 ** (high + room)
 
 
 def fit_integers(axes: Axes, values: Iterable[float]) -> None:

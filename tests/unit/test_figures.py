@@ -465,7 +465,8 @@ def test_regression_agrees_with_scipy() -> None:
 
 
 def test_log_limits_hold_the_values_and_two_powers_of_ten() -> None:
-    assert log_limits([0.02, 30]) == pytest.approx((0.014, 42))
+    assert log_limits([0.02, 20]) == pytest.approx((0.02 / 10**0.15, 20 * 10**0.15))
+    assert log_limits([1e-10, 1e10]) == pytest.approx((1e-10 / 10**0.6, 10**10.6))  # three parts in a hundred
     for values in ([0.02, 3], [5.0], [1.0], [0.1, 1], [12, 99]):
         low, high = log_limits(values)
         assert low < min(values)
