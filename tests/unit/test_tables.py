@@ -705,6 +705,20 @@ def test_a_small_change_of_energy_is_not_rounded_away(factor: float, decimals: i
     assert round(largest, column.decimals) == pytest.approx(largest, rel=0.06)
 
 
+def test_a_method_that_moves_the_energy_far_hides_no_other(tmp_path: Path) -> None:
+    """A control may move HE a thousand times as far as editors do."""
+    scope = made_up_study.study(seeds=[0], methods=["memit", "sphere", "memit-seq+scatter"])
+    gather(made_up_study.make_results(tmp_path, scope), scope, tmp_path / "tables")
+    energy = load(tmp_path / "tables", "energy_summary")
+    start = energy.groupby(["method", "layer"])["he_mean"].transform("first")
+    factor = energy["method"].map({"memit": 1e-3, "sphere": 1e-3, "memit-seq+scatter": 1.0})
+    energy["he_mean"] = start + factor * (energy["he_mean"] - start)
+    table = energy_table(energy)
+    (column,) = [column for column in table.columns if column.key == "he_change"]
+    editors = [row.cells["he_change"].value for row in table.rows if "scatter" not in row.label]
+    assert [round(value, column.decimals) for value in editors] == pytest.approx(editors, rel=0.06)
+
+
 def test_the_papers_interval_is_one_standard_error() -> None:
     """Of 10,000 records: what config/published/README.md says of CounterFact's efficacy."""
     paper = pd.read_csv(PUBLISHED / "table1_main.csv")

@@ -136,7 +136,7 @@ def _rank(family: str) -> tuple[int, str]:
 def energy_table(energy: pd.DataFrame) -> Table:
     """Hyperspherical energy after the last batch against the pretrained weights, over the edited layers."""
     batches = energy_by_batch(energy)
-    shown = _decimals(batches["he_change"])
+    shown = _decimals(batches)
     columns = [
         Column("he_change", "HE change (%)", "", None, shown),
         Column("he_path", "HE path (%)", "", "lower", shown),
@@ -166,11 +166,14 @@ def energy_table(energy: pd.DataFrame) -> Table:
     return Table("energy", "Hyperspherical energy over the edit stream", "Method", columns, rows, notes)
 
 
-def _decimals(changes: pd.Series) -> int:
-    """Decimals that show the largest of ``changes`` to two digits and one more, at least 3: HE may move by 1e-5."""
-    finite = changes[np.isfinite(changes.astype(float))].abs()
-    largest = float(finite.max()) if len(finite) else 0.0
-    return max(3, 2 - floor(log10(largest))) if largest > 0 else 3
+def _decimals(batches: pd.DataFrame) -> int:
+    """Decimals that show what most methods move the energy by to two digits and one more, at least 3.
+
+    HE may move by 1e-5, and one method among many by 5: of each method's largest change the median decides.
+    """
+    largest = batches["he_change"].astype(float).abs().groupby(batches["method"]).max()
+    typical = float(largest[np.isfinite(largest) & (largest > 0)].median())
+    return 3 if np.isnan(typical) else max(3, 2 - floor(log10(typical)))
 
 
 def _largest_update(energy: pd.DataFrame) -> dict[tuple[str, str, str], pd.Series]:
