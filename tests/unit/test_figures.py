@@ -14,6 +14,7 @@ import matplotlib.path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from numpy.typing import NDArray
@@ -302,6 +303,27 @@ def test_energy_accuracy_draws_the_means_and_says_the_correlation(
     assert drawn[2].axes[0].get_title(loc="left").splitlines()[1].endswith(f"p = {p:.3f}")
     energy_accuracy(paths[paths["edits"].isin(sorted(paths["edits"].unique())[:4])], tmp_path / "few")
     assert drawn[3].axes[0].get_title(loc="left") == "MEMIT"
+
+
+def test_a_method_that_moves_the_energy_far_has_an_axis_of_its_own(
+    gathered: Path, drawn: list[Figure], tmp_path: Path
+) -> None:
+    """Beside a control that moves HE by percents the other methods' curves are no flat lines."""
+    paths = trajectories(load(gathered, "editing_summary"), load(gathered, "energy_summary"))
+    paths.loc[paths["method"] == "memit", "he_change"] *= 1000
+    energy_accuracy(paths, tmp_path / "x")
+    right = {
+        axis.get_title(loc="left"): next(twin for twin in drawn[0].axes if twin is not axis and _same(twin, axis))
+        for axis in drawn[0].axes
+        if axis.get_title(loc="left")
+    }
+    tops = {title.splitlines()[0]: axis.get_ylim()[1] for title, axis in right.items()}
+    assert tops["AlphaEdit"] == tops["SPHERE"] == tops["MEMIT + SPHERE"]
+    assert tops["MEMIT"] > 10 * tops["SPHERE"]
+
+
+def _same(first: Axes, second: Axes) -> bool:
+    return first.get_position().bounds == second.get_position().bounds
 
 
 def test_missing_and_infinite_values_are_left_out_not_filled_in(

@@ -39,6 +39,7 @@ from sphere.report.tables.trajectories import (
     steps,
 )
 
+FAR = 10  # times what most methods move HE by: a method beyond has an axis of its own
 TITLE = 24  # letters of a method's name in a line above its panel
 ELLIPSE_POINTS = 6  # a normal distribution fitted to fewer says nothing
 FILLED_ELLIPSES = 5  # with more methods than this, only outlines: fills would cover one another
@@ -49,7 +50,7 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
 
     `paths` is trajectories(); mean over seeds with its 95 % interval. Above each panel Spearman's r_s between HE
     and each metric, as `_correlations` says it, where there are FEWEST_CHECKPOINTS. The right axes of one model and
-    dataset are the same, so HE compares.
+    dataset are the same, so HE compares, but for a method that moves HE beyond what such an axis can show of others.
     """
     rows = [
         (model, dataset, methods)
@@ -64,7 +65,8 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
         axes = grid(figure, len(rows), columns, sharey=True)
         for line, (model, dataset, methods) in zip(axes, rows, strict=True):
             place = seed_means(_of(paths, model, dataset), ["method", "edits"], ["he", "he_change", *METRICS])
-            limits = _energy_limits(place)
+            far = _far_movers(place)
+            limits = _energy_limits(place[~place["method"].isin(far)])
             ranks = energy_correlations(_of(paths, model, dataset))
             for axis, method in zip(line, methods, strict=False):
                 own = place[place["method"] == method]
@@ -72,8 +74,10 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
                     band(axis, own, metric, METRIC_LOOKS[metric])
                 axis.set_ylim(-4, 104)
                 fit_integers(axis, own["edits"])
-                right = _energy_axis(axis, own, limits, labelled=method == methods[-1])
-                right.set_in_layout(axis is line[-1])  # the last of a short row has room beside it
+                labelled = method in far or method == [each for each in methods if each not in far][-1]
+                right = _energy_axis(axis, own, _energy_limits(own) if method in far else limits, labelled=labelled)
+                beside = method == methods[-1] and axis is not line[-1]  # the last of a short row has room
+                right.set_in_layout(labelled and not beside)
                 found = ranks[ranks["method"] == method]
                 said = _correlations(found) if found["n"].max() >= FEWEST_CHECKPOINTS else ""
                 title = f"{fill(method_label(method), TITLE)}\n{said}".strip()
@@ -96,6 +100,13 @@ def _energy_axis(axis: Axes, own: pd.DataFrame, limits: tuple[float, float], *, 
     if labelled:
         right.set_ylabel("HE change (%)")
     return right
+
+
+def _far_movers(place: pd.DataFrame) -> set[str]:
+    """Methods that move HE so much further than most that beside them the others' curves would be flat."""
+    largest = place["he_change"].abs().groupby(place["method"]).max()
+    typical = largest[np.isfinite(largest) & (largest > 0)].median()
+    return set(largest[largest > FAR * typical].index)
 
 
 def _energy_limits(place: pd.DataFrame) -> tuple[float, float]:
