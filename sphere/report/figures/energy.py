@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,17 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import stats
 
-from sphere.report.figures.panels import ACROSS, band, combinations, empty, in_rows, panel_title, percent, row_label
+from sphere.report.figures.panels import (
+    ACROSS,
+    band,
+    combinations,
+    empty,
+    in_rows,
+    panel_title,
+    percent,
+    row_label,
+    wrapped,
+)
 from sphere.report.style import (
     ENERGY_LOOK,
     METRIC_LOOKS,
@@ -34,13 +43,14 @@ from sphere.report.tables.trajectories import (
     FIRST,
     early_warnings,
     energy_correlations,
+    largest_changes,
     pace,
     seed_means,
     steps,
+    typical_change,
 )
 
 FAR = 10  # times what most methods move HE by: a method beyond has an axis of its own
-TITLE = 24  # letters of a method's name in a line above its panel
 ELLIPSE_POINTS = 6  # a normal distribution fitted to fewer says nothing
 FILLED_ELLIPSES = 5  # with more methods than this, only outlines: fills would cover one another
 
@@ -67,6 +77,7 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
             place = seed_means(_of(paths, model, dataset), ["method", "edits"], ["he", "he_change", *METRICS])
             far = _far_movers(place)
             limits = _energy_limits(place[~place["method"].isin(far)])
+            shared = [method for method in methods if method not in far]
             ranks = energy_correlations(_of(paths, model, dataset))
             for axis, method in zip(line, methods, strict=False):
                 own = place[place["method"] == method]
@@ -74,13 +85,13 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
                     band(axis, own, metric, METRIC_LOOKS[metric])
                 axis.set_ylim(-4, 104)
                 fit_integers(axis, own["edits"])
-                labelled = method in far or method == [each for each in methods if each not in far][-1]
+                labelled = method in far or method == shared[-1]
                 right = _energy_axis(axis, own, _energy_limits(own) if method in far else limits, labelled=labelled)
                 beside = method == methods[-1] and axis is not line[-1]  # the last of a short row has room
                 right.set_in_layout(labelled and not beside)
                 found = ranks[ranks["method"] == method]
                 said = _correlations(found) if found["n"].max() >= FEWEST_CHECKPOINTS else ""
-                title = f"{fill(method_label(method), TITLE)}\n{said}".strip()
+                title = f"{wrapped(method_label(method), ACROSS)}\n{said}".strip()
                 axis.set_title(title, loc="left", linespacing=1.2, fontsize=7)
             line[0].set_ylabel(row_label(model, dataset, percent(dataset), several=several))
             for axis in line[len(methods) :]:
@@ -104,9 +115,8 @@ def _energy_axis(axis: Axes, own: pd.DataFrame, limits: tuple[float, float], *, 
 
 def _far_movers(place: pd.DataFrame) -> set[str]:
     """Methods that move HE so much further than most that beside them the others' curves would be flat."""
-    largest = place["he_change"].abs().groupby(place["method"]).max()
-    typical = largest[np.isfinite(largest) & (largest > 0)].median()
-    return set(largest[largest > FAR * typical].index)
+    largest = largest_changes(place)
+    return set(largest[largest > FAR * typical_change(largest)].index)
 
 
 def _energy_limits(place: pd.DataFrame) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from sphere.evaluation.neurons import ORIGINAL, Weight, cosine_matrix, unit_rows
-from sphere.report.figures.panels import in_rows
+from sphere.report.figures.panels import in_rows, wrapped
 from sphere.report.style import COLUMN, PAGE, drawing, grid, look, say_nothing_to_draw
 from sphere.report.tables.layout import method_label, ordered_methods
 
@@ -41,8 +41,8 @@ def neuron_cosine(groups: Groups, stem: Path) -> None:
             for axis, label in zip(line, labels, strict=False):
                 image = axis.imshow(matrices[label], cmap="cividis", vmin=-limit, vmax=limit, interpolation="nearest")
                 change = float(np.nanmean(np.abs(matrices[label] - matrices[ORIGINAL])))
-                name = "Original\n" if label == ORIGINAL else f"{method_label(label)}\n|Δcos| {change:.3f}"
-                axis.set_title(name, loc="left", fontsize=7, linespacing=1.2)
+                said = f"{wrapped(method_label(label), ACROSS)}\n|Δcos| {change:.3f}"
+                axis.set_title("Original\n" if label == ORIGINAL else said, loc="left", fontsize=7, linespacing=1.2)
                 axis.set_xlabel("neuron")
                 axis.set_xticks([])
                 axis.set_yticks([])
@@ -74,7 +74,7 @@ def neuron_map(groups: Groups, stem: Path, *, seed: int = 0) -> None:
                 axis.plot(*np.stack([before, after]).transpose(2, 0, 1), color="#999999", linewidth=0.5, zorder=1)
                 axis.scatter(*before.T, s=7, facecolor="white", edgecolor="#777777", linewidth=0.5, zorder=2)
                 axis.scatter(*after.T, s=7, linewidth=0.5, zorder=3, **style.points)
-                axis.set_title(style.label, loc="left")
+                axis.set_title(wrapped(style.label, ACROSS), loc="left", linespacing=1.2)
                 axis.tick_params(labelbottom=False, labelleft=False, length=0)
             line[0].set_ylabel(title)
             for axis in line[len(labels) :]:

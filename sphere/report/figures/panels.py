@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from sphere.report.style import Look
 from sphere.report.tables.layout import dataset_label, family_label, family_of
 
 ACROSS = 4  # panels side by side: with more, 7 pt text has no room
+LETTERS = 96  # of titles that a page holds side by side
 
 
 def combinations(frame: pd.DataFrame) -> list[tuple[str, str]]:
@@ -28,6 +30,11 @@ def in_rows(items: Sequence[str], across: int) -> list[list[str]]:
     rows = -(-len(items) // across)
     size = -(-len(items) // rows)
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def wrapped(title: str, across: int) -> str:
+    """``title`` in lines that fit above one of so many panels across a page."""
+    return fill(title, LETTERS // across)
 
 
 def panel_title(model: str, dataset: str) -> str:

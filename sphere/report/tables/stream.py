@@ -30,7 +30,9 @@ from sphere.report.tables.trajectories import (
     early_warnings,
     energy_by_batch,
     energy_correlations,
+    largest_changes,
     trajectories,
+    typical_change,
 )
 
 PAPER_MODELS = ("LLaMA3-8B", "Qwen2.5-7B", "Qwen2.5-32B")
@@ -171,8 +173,7 @@ def _decimals(batches: pd.DataFrame) -> int:
 
     HE may move by 1e-5, and one method among many by 5: of each method's largest change the median decides.
     """
-    largest = batches["he_change"].astype(float).abs().groupby(batches["method"]).max()
-    typical = float(largest[np.isfinite(largest) & (largest > 0)].median())
+    typical = typical_change(largest_changes(batches))
     return 3 if np.isnan(typical) else max(3, 2 - floor(log10(typical)))
 
 

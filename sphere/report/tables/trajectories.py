@@ -39,6 +39,16 @@ def energy_by_batch(energy: pd.DataFrame) -> pd.DataFrame:
     return frame[columns].reset_index(drop=True)
 
 
+def largest_changes(moved: pd.DataFrame) -> pd.Series:
+    """Method -> the largest |he_change| of any of its rows, in percent."""
+    return moved["he_change"].astype(float).abs().groupby(moved["method"]).max()
+
+
+def typical_change(largest: pd.Series) -> float:
+    """What most methods move HE by: the median of ``largest_changes``, without those that are 0 or infinite; or NaN."""
+    return float(largest[np.isfinite(largest) & (largest > 0)].median())
+
+
 def trajectories(
     editing: pd.DataFrame, energy: pd.DataFrame, *, families: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
