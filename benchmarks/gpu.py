@@ -3,6 +3,7 @@
     sh benchmarks/gpu.sh                                   # what is there, and nothing more
     sh benchmarks/gpu.sh 8b tests --out gpu                # one GPU of 80 GB
     sh benchmarks/gpu.sh smollm2 stream --out gpu --model MODEL --records RECORDS.json --corpus TEXT.txt
+    sh benchmarks/gpu.sh 8b --out gpu --only model moments # those of its steps that have one of these words
     sh benchmarks/gpu.sh 8b --out gpu --tiny               # the same steps in a minute, on a CPU too
 
 8b: rows of run.py at Llama3-8B's shapes with random bfloat16 weights, and memory_8b.py. smollm2: target values and
@@ -68,10 +69,11 @@ Result = TypeVar("Result")
 
 @dataclass
 class Budget:
-    """The steps so far, and the seconds left for more."""
+    """The steps so far, and the seconds left for more; ``only``: words of which a step to take has one (all: none)."""
 
     seconds: float
     file: Path
+    only: tuple[str, ...] = ()
     steps: list[dict[str, Any]] = field(default_factory=list)
     start: float = field(default_factory=time.perf_counter)
 
@@ -80,7 +82,9 @@ class Budget:
         return self.seconds - (time.perf_counter() - self.start)
 
     def step(self, what: str, needs: float, run: Callable[[], Result]) -> Result | None:
-        """What ``run`` gives; None if fewer than ``needs`` seconds are left, or it failed, which the file says."""
+        """What ``run`` gives; None if it is not asked for, lacks its ``needs`` seconds, or failed: the file says so."""
+        if self.only and not any(word in what for word in self.only):
+            return None
         done: dict[str, Any] = {"step": what}
         result = None
         if self.left < needs:
@@ -119,7 +123,7 @@ def main() -> int:
         if not given.parts:
             return 0
         given.out.mkdir(parents=True, exist_ok=True)
-        budget = Budget(given.seconds, given.out / f"{'-'.join(given.parts)}.json")
+        budget = Budget(given.seconds, given.out / f"{'-'.join(given.parts)}.json", tuple(given.only))
         device = resolve_device(given.device)
         if "8b" in given.parts:
             large_shapes(budget, given, device)
@@ -138,6 +142,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; none: what is there")
     parser.add_argument("--out", type=Path, help="folder for the figures and the state")
     parser.add_argument("--seconds", type=float, default=440, help="time budget (default: 440, under eight minutes)")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="WORD", help="steps with one of these words, no others"
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny shapes and few records, on any device")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--model", type=Path, help="smollm2, stream: a model's folder or .gguf file")

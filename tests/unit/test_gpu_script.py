@@ -93,6 +93,11 @@ def test_a_step_without_time_is_skipped(tmp_path: Path) -> None:
     assert budget.steps == [{"step": "long", "skipped": "100 seconds are left, 200 may be needed"}]
 
 
+def test_steps_may_be_chosen(main: Main, tmp_path: Path) -> None:
+    assert main("8b", "--tiny", "--device", "cpu", "--out", str(tmp_path), "--only", "model", "moments") == 0
+    assert list(steps(tmp_path / "8b.json")) == ["8b: model", "8b: key second moments, 5 layers"]
+
+
 def test_large_shapes_and_cuda_tests_in_small(main: Main, tmp_path: Path) -> None:
     assert main("8b", "tests", "--tiny", "--device", "cpu", "--out", str(tmp_path)) == 0
     found = steps(tmp_path / "8b-tests.json")
