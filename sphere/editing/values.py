@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -124,14 +125,13 @@ class _Optimisation:
         here = torch.arange(n, device=device)  # the requests that are not finished
         limit = self.settings.clamp_norm_factor * self.scale[:, None]
         for step in range(1, self.settings.steps + 1):
-            loss, gradient, likeliest = self._loss(delta, last=step == self.settings.steps)
+            loss, gradient, finished = self._loss(delta, last=step == self.settings.steps)
             if not torch.isfinite(loss).all():
                 bad = self.requests[int(here[~torch.isfinite(loss)][0])]
                 raise NumericalError(f"case {bad.case_id} has no finite loss: lower values.lr or use float32")
             losses[here] = loss
             if step == self.settings.steps:
                 break
-            finished = likeliest if self.settings.stop == "most_probable" else loss < self.settings.stop_loss
             running = (~finished).nonzero().squeeze(1)
             if len(running) == 0:
                 break
@@ -150,19 +150,19 @@ class _Optimisation:
         return Targets((start + reached).T.double(), losses.float().cpu(), steps.cpu())
 
     def _loss(self, delta: Tensor, *, last: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each running request: loss (n,), its gradient (n, d), and whether its target is the likeliest text (n,).
+        """Of each running request: loss (n,), its gradient (n, d), and whether it is finished (n,).
 
-        It is where each of its tokens is the likeliest behind those before it, in every context (arXiv 2502.01636).
         The gradient behind the ``last`` step is zero: nobody moves by it.
         """
         with torch.set_grad_enabled(not last):
             delta = delta.detach().requires_grad_(not last)
-            loss, likeliest = self._forward(delta)
+            loss, logits = self._forward(delta)
             gradient = torch.zeros_like(delta) if last else torch.autograd.grad(loss.sum(), delta)[0]
-        return loss.detach(), gradient, likeliest
+        by_text = self.settings.stop == "most_probable"
+        return loss.detach(), gradient, self._likeliest(logits) if by_text else loss.detach() < self.settings.stop_loss
 
     def _forward(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss (n,) at ``delta`` (n, d), and whether each target is the likeliest text (n,)."""
+        """Loss (n,) at ``delta`` (n, d), and logits (labels + n, V) where targets are predicted and behind prompts."""
         n, pivots = len(delta), self.replay.pivots
         moved = self.adapter.reachable(self.layer, self.outputs, delta)
         spread = torch.cat([moved.repeat_interleave(self.count, dim=0), moved])  # the texts', then the prompts'
@@ -170,25 +170,28 @@ class _Optimisation:
         states = self.replay.run(clean + spread.to(clean.dtype))  # (N, d)
         labels = self.labels
         read = torch.cat([pivots[labels.row] + labels.column, pivots[-n:]])
-        log_p, after = self._log_probabilities(states[read]).split([len(labels.row), n])  # (labels, V), (n, V)
-        nll = -log_p.gather(1, labels.token[:, None]).squeeze(1)
+        logits = self.adapter.logits(self.adapter.final_norm(states[read])).to(self.dtype)  # (labels + n, V)
+        nll, after = _Scored.apply(logits, labels.token)  # (labels,), (n, V)
         texts = n * self.count
         per_text = torch.zeros(texts, device=nll.device, dtype=nll.dtype).index_add(
             0, labels.row, nll / labels.length[labels.row]
         )
         loss = per_text.view(-1, self.count).mean(1)
-        missed = (log_p.argmax(1) != labels.token).long()
-        missed = torch.zeros(texts, device=nll.device, dtype=torch.long).index_add(0, labels.row, missed)
-        likeliest = missed.view(-1, self.count).sum(1) == 0
         if self.clean is None:  # the first step: nothing has moved yet
             self.clean = after.detach()
         kl = (after.exp() * (after - self.clean)).sum(1)  # after || before, ROME's equation 4
         decay = delta.norm(dim=1) / self.scale**2
-        return loss + self.settings.kl_factor * kl + self.settings.weight_decay * decay, likeliest
+        return loss + self.settings.kl_factor * kl + self.settings.weight_decay * decay, logits.detach()
 
-    def _log_probabilities(self, states: Tensor) -> Tensor:
-        logits = self.adapter.logits(self.adapter.final_norm(states))
-        return logits.to(self.dtype).log_softmax(-1)
+    def _likeliest(self, logits: Tensor) -> Tensor:
+        """Of each running request, whether each token of its target is the likeliest behind those before it (n,).
+
+        That is so in every context (arXiv 2502.01636). ``logits`` are of ``_forward``.
+        """
+        row, token = self.labels.row, self.labels.token
+        missed = (logits[: len(row)].argmax(1) != token).long()
+        texts = torch.zeros(len(self.labels.length), device=row.device, dtype=torch.long).index_add(0, row, missed)
+        return texts.view(-1, self.count).sum(1) == 0
 
     def _keep(self, keep: Tensor) -> None:
         """Drop all requests but ``keep``."""
@@ -197,6 +200,29 @@ class _Optimisation:
         self.replay, self.labels = self.replay.select(torch.cat([rows, prompts])), self.labels.select(rows)
         self.clean = None if self.clean is None else self.clean[keep]
         self.scale, self.outputs = self.scale[keep], self.outputs[keep]
+
+
+class _Scored(torch.autograd.Function):
+    """Negative log-likelihood of tokens, and log probabilities where none is given: rows as wide as the vocabulary.
+
+    ``apply(logits (m + n, V), tokens (m,))`` gives (m,) and (n, V), in two passes back over the rows instead of seven.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = logits.log_softmax(-1)
+        ctx.log_p, ctx.tokens = log_p, tokens  # nobody else sees them: the way back may overwrite them
+        nll = -log_p[: len(tokens)].gather(1, tokens[:, None]).squeeze(1)
+        return nll, log_p[len(tokens) :].clone()
+
+    @staticmethod
+    def backward(ctx: Any, by_nll: Tensor, by_log_p: Tensor) -> tuple[Tensor, None]:
+        found, tokens = ctx.log_p.exp_(), ctx.tokens
+        scored, rest = found.split([len(tokens), len(by_log_p)])
+        scored.mul_(by_nll[:, None])
+        scored[torch.arange(len(tokens), device=tokens.device), tokens] -= by_nll
+        rest.mul_(-by_log_p.sum(1, keepdim=True)).add_(by_log_p)
+        return found, None
 
 
 def _pivot(row: Encoded) -> int:
