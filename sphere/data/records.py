@@ -48,6 +48,7 @@ KEYS = {
     "a portability question": {"kind", "prompt", "target", "aliases"},
     "a zsRE record": {
         *("case_id", "subject", "src", "pred", "rephrase", "alt", "answers", "loc", "loc_ans", "cond"),
+        "neighborhood_samples",  # which copies of the file bring along
     },
 }
 """Every key of the published records by the object it stands in, whether it is read here or not; ``aliases`` and

@@ -295,6 +295,11 @@ def test_a_key_in_the_wrong_place_says_where_it_belongs(record, there, owner, wr
     assert str(caught.value).endswith(f" but belongs in {owner}: move it or drop it")
 
 
+def test_what_copies_of_zsre_bring_along_is_taken(write):
+    samples = [{"subject": "a question", "prompt": "{}?"}]
+    assert load_requests(write([changed(ZSRE, samples, "neighborhood_samples")])) == load_requests(write([ZSRE]))
+
+
 @pytest.mark.parametrize(("key", "meant"), [("STR", "str"), ("ID", "id")])
 def test_a_misspelt_key_of_a_target_is_named(key, meant, write):
     record = changed(COUNTERFACT, "x", REWRITE, "target_new", key)
