@@ -44,7 +44,8 @@ class StudyConfig(Settings):
     checkpoints: Annotated[tuple[Positive, ...], Field(min_length=1)]
     """Edits made when the state is kept and evaluated; the last is the stream's length."""
     jobs: Literal["stream", "checkpoint"] = "checkpoint"
-    """Two jobs a stream, one that edits and one that measures (small models: fewer starts), or some a checkpoint."""
+    """Two jobs a stream, one that edits and one that measures, or one for both where no state is kept (small models:
+    fewer starts); or some a checkpoint."""
     evaluate_records: Positive | None = None
     """Edits that an evaluation takes, evenly spread over those made so far; null takes all."""
     keep_states: bool = True

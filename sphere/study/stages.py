@@ -71,11 +71,12 @@ CHECKPOINT_FILES = tuple(each.name for each in fields(Checkpoint) if each.name !
 
 
 def checkpoints_left(
-    files: Sequence[Sequence[Path]], unfinished: Unfinished, previous: Path | None
+    files: Sequence[Sequence[Path]], unfinished: Unfinished, previous: Path | None, *, goes_on: bool = False
 ) -> tuple[list[Checkpoint], Callable[[Checkpoint], None], Path | None]:
     """The checkpoints that no earlier start of the job finished, what to call with each, and the state before them.
 
     ``files`` are the job's outputs, for each of ``CHECKPOINT_FILES`` those of all checkpoints (``.../editsN/...``).
+    ``goes_on``: the job does not end behind the last checkpoint.
     """
     places = {int(each[0].parent.name.removeprefix("edits")): each for each in zip(*files, strict=True)}
     left = dict(places)
@@ -88,7 +89,7 @@ def checkpoints_left(
     todo = [Checkpoint(edits, *map(unfinished.path, place)) for edits, place in left.items()]
 
     def written(checkpoint: Checkpoint) -> None:
-        if checkpoint is not todo[-1]:  # behind the last one the job ends, and takes the digest of every output
+        if goes_on or checkpoint is not todo[-1]:  # a job that ends takes the digest of every output itself
             unfinished.finish(places[checkpoint.edits])
 
     return todo, written, previous

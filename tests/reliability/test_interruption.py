@@ -146,3 +146,31 @@ def test_a_stream_that_is_killed_goes_on_behind_its_last_checkpoint(copied: Call
     assert "edits4/state.safetensors: finished before" in log.read_text(encoding="utf-8")
     assert [digest(state) for state in states] == before
     assert not (stream / "unfinished").exists()
+
+
+def test_without_states_to_keep_one_job_edits_and_measures_and_goes_on_where_it_was_killed(
+    copied: Callable[[], Workplace],
+) -> None:
+    place = copied()
+    stream = place.study / "smoke" / "counterfact" / "sphere" / "seed0"
+    names = ("energy.csv", "editing.csv", "general_ability.csv", "neutral.csv")
+    files = [stream / f"edits{edits}" / name for edits in (4, 8) for name in names]
+    before = [digest(file) for file in files]
+    shutil.rmtree(stream)
+    place.change("studies/smoke.yaml", "threads: 1", "keep_states: false\nthreads: 1")
+    target = str((stream / "edits8" / "editing.csv").relative_to(place.folder))
+    measured = stream / "unfinished" / "edit_and_measure" / "edits4" / "provenance" / "editing.csv.json"
+    process = place.start(target)
+    while not measured.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert place.snakemake("--unlock").status == 0
+    run = place.snakemake("--rerun-incomplete", target)
+    assert run.status == 0, run.output[-3000:]
+    assert run.jobs == {"edit_and_measure": 1}
+    log = place.study / "logs" / "smoke" / "counterfact" / "sphere" / "seed0" / "edit_and_measure.log"
+    assert "edits8/state.safetensors: finished before" in log.read_text(encoding="utf-8")
+    assert [digest(file) for file in files] == before
+    assert not (stream / "unfinished").exists()

@@ -36,8 +36,10 @@ PRE_EDITED = "pre-edited"
 IN_CONTEXT = "in-context"
 STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
 
-# A job edits or measures a whole stream, or one checkpoint of it.
+# A job edits or measures a whole stream, or one checkpoint of it. A state that is not kept is made again for whatever is
+# to be measured of it anew, so that jobs of their own for measuring would save nothing.
 WHOLE_STREAMS = STUDY.jobs == "stream"
+EDITED_AND_MEASURED = WHOLE_STREAMS and not STUDY.keep_states
 PART = "" if WHOLE_STREAMS else "_{edits}"
 LAST = {"edits": STUDY.edits} if WHOLE_STREAMS else {}
 

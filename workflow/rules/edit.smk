@@ -98,41 +98,54 @@ rule sensitivity:
         "../scripts/sensitivity.py"
 
 
-rule edit:
-    input:
-        model="<study>/{model}/model",
-        contexts="<study>/{model}/contexts.json",
-        statistics="<study>/{model}/statistics.safetensors",
-        spectra=spectra,
-        targets=frozen_targets(),
-        stream="<study>/streams/{dataset}/seed{seed}.json",
-        tuned=tuned,
-        previous=previous_state,
-    output:
-        state=kept(edited("state.safetensors")),
-        energy=ensure(edited("energy.csv"), non_empty=True),
-        timing=ensure(edited("timing.csv"), non_empty=True),
-        incidents=ensure(edited("incidents.csv"), non_empty=True),
-        cost=ensure(edited("cost.csv"), non_empty=True),
-    params:
-        hyperparameters=lambda wildcards: MODELS[wildcards.model].hyperparameters(wildcards.method),
-        packages=lambda wildcards: WHOLE.packages(wildcards.model, wildcards.method),
-        editing=of_model(lambda model: model.edit_settings().plain()),
-        batch_size=STUDY.batch_size,
-        energy_every=STUDY.energy_every,
-    log:
-        f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/edit{PART}.log",
-    benchmark:
-        f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/edit{PART}.tsv"
-    threads: 1
-    resources:
-        mem_mb=planned("mem_mb", "edit", **LAST),
-        runtime=planned("runtime", "edit", **LAST),
-        gpu=gpus,
-    conda:
-        "../../envs/edit.yaml"
-    message:
-        "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: editing to "
-        + (f"{STUDY.edits} edits" if WHOLE_STREAMS else "{wildcards.edits} edits")
-    script:
-        "../scripts/edit.py"
+EDIT_INPUT = {
+    "model": "<study>/{model}/model",
+    "contexts": "<study>/{model}/contexts.json",
+    "statistics": "<study>/{model}/statistics.safetensors",
+    "spectra": spectra,
+    "targets": frozen_targets(),
+    "stream": "<study>/streams/{dataset}/seed{seed}.json",
+    "tuned": tuned,
+    "previous": previous_state,
+}
+EDIT_OUTPUT = {
+    "state": kept(edited("state.safetensors")),
+    "energy": ensure(edited("energy.csv"), non_empty=True),
+    "timing": ensure(edited("timing.csv"), non_empty=True),
+    "incidents": ensure(edited("incidents.csv"), non_empty=True),
+    "cost": ensure(edited("cost.csv"), non_empty=True),
+}
+EDIT_PARAMS = {
+    "hyperparameters": lambda wildcards: MODELS[wildcards.model].hyperparameters(wildcards.method),
+    "packages": lambda wildcards: WHOLE.packages(wildcards.model, wildcards.method),
+    "editing": of_model(lambda model: model.edit_settings().plain()),
+    "batch_size": STUDY.batch_size,
+    "energy_every": STUDY.energy_every,
+}
+
+
+if not EDITED_AND_MEASURED:
+
+    rule edit:
+        input:
+            **EDIT_INPUT,
+        output:
+            **EDIT_OUTPUT,
+        params:
+            **EDIT_PARAMS,
+        log:
+            f"<logs>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/edit{PART}.log",
+        benchmark:
+            f"<benchmarks>/{{model}}/{{dataset}}/{{method}}/seed{{seed}}/edit{PART}.tsv"
+        threads: 1
+        resources:
+            mem_mb=planned("mem_mb", "edit", **LAST),
+            runtime=planned("runtime", "edit", **LAST),
+            gpu=gpus,
+        conda:
+            "../../envs/edit.yaml"
+        message:
+            "{wildcards.model}, {wildcards.dataset}, {wildcards.method}, seed {wildcards.seed}: editing to "
+            + (f"{STUDY.edits} edits" if WHOLE_STREAMS else "{wildcards.edits} edits")
+        script:
+            "../scripts/edit.py"

@@ -61,7 +61,7 @@ def jobs_of(study: Study, machine: MachineSettings) -> list[Job]:
 
 def _neurons(jobs: Sequence[Job], study: Study, machine: MachineSettings) -> Job:
     """The comparison of all last states with their models, on one core: bound by reading."""
-    last = [job for job in jobs if job.rule == "edit" and job.edits == study.study.edits]
+    last = [job for job in jobs if job.rule in EDITING and job.edits == study.study.edits]
     models = [Costs(model, study, machine) for model in study.models.values()]
     folders = [costs.folder for costs in models]
     weights = [
@@ -74,6 +74,8 @@ def _neurons(jobs: Sequence[Job], study: Study, machine: MachineSettings) -> Job
     return Job("neurons", "", host=host, seconds=START + 2 * read / (machine.read * 1e9))
 
 
+EDITING = ("edit", "edit_and_measure")
+"""Rules that edit a stream."""
 LEAST_MINUTES = 10
 
 
@@ -256,7 +258,7 @@ class Plan:
         rows = []
         classes: dict[tuple[str, str, str], list[Job]] = {}
         for job in self.jobs:
-            method = job.method if job.rule in ("tune", "sensitivity", "edit") else ""
+            method = job.method if job.rule in ("tune", "sensitivity", *EDITING) else ""
             classes.setdefault((job.rule, job.model, method), []).append(job)
         models = [*self.study.models, ""]
         order = sorted(classes.items(), key=lambda item: (models.index(item[0][1]), RULES.index(item[0][0])))
@@ -284,8 +286,8 @@ class Plan:
 
 RULES = (
     *("extract_corpus", "fetch_model", "convert_gguf", "train_model", "known_facts", "contexts", "statistics"),
-    *("null_space", "directions", "targets", "locate", "tune", "sensitivity", "edit", "evaluate_pre_edited"),
-    *("evaluate_in_context", "evaluate", "ability_pre_edited", "ability"),
+    *("null_space", "directions", "targets", "locate", "tune", "sensitivity", "edit", "edit_and_measure"),
+    *("evaluate_pre_edited", "evaluate_in_context", "evaluate", "ability_pre_edited", "ability"),
     *("neutral_pre_edited", "neutral", "measure", "neurons"),
 )
 """Rules that are counted, in the order of a study."""

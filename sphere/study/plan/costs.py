@@ -396,6 +396,9 @@ class Costs:
                 yield from self._measurements(method, texts, edits, names)
             return
         measured = [job for edits in study.checkpoints for job in self._measurements(method, texts, edits, names)]
+        if not study.keep_states:
+            yield one_after_the_other([*segments, *measured], rule="edit_and_measure")
+            return
         yield one_after_the_other(segments, rule="edit")
         yield one_after_the_other(measured, rule="measure")
 

@@ -68,4 +68,5 @@ def one_after_the_other(jobs: Sequence[Job], *, rule: str) -> Job:
         host=max(job.host for job in jobs),
         seconds=sum(job.seconds for job in jobs) - START * (len(jobs) - 1),
         written=sum(job.written for job in jobs),
+        temporary=any(job.temporary for job in jobs),
     )
