@@ -1,0 +1,80 @@
+"""The sentences that carry the findings: their numbers are those of docs/results/, as tables show them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from keep import kept, shown
+
+ROOT = Path(__file__).parents[2]
+FIELD = re.compile(r"\{(?P<file>[^|}]+)\|(?P<label>[^|}]+)\|(?P<column>[^|}]+)\|(?P<like>[^}]+)\}")
+"""A number of a sentence: file, row, column, and how many digits it is given with."""
+LONG, METHODS = "smollm2-long", "smollm2-methods"
+PUBLISHED, SEEDS = "smollm2-published", "smollm2-seeds"
+
+SENTENCES = {
+    "docs/results.md": [
+        f"keep more of what they edited (r_s = {{{LONG}/claims.csv|C2|effect|0.00}} over 14 methods)",
+        "the rotation control, loses its edits as well, from "
+        f"{{{LONG}/checkpoints.csv|Rotation (control)|efficacy, 100 edits|0}} % to "
+        f"{{{LONG}/checkpoints.csv|Rotation (control)|efficacy, 3,900 edits|0}} %",
+        f"(LyapLock) keeps {{{LONG}/checkpoints.csv|LyapLock|efficacy, 3,900 edits|0}} %",
+        f"And moving the energy alone by {{{METHODS}/energy.csv|MEMIT-seq + scatter (control)|he_change|0}} %",
+        "is not shown to harm anything in a hundred edits "
+        f"({{{METHODS}/claims.csv|C10|effect|0.0}} points [{{{METHODS}/claims.csv|C10|ci_low|0.0}}, "
+        f"{{{METHODS}/claims.csv|C10|ci_high|0.0}}])",
+        "methods that move the energy less end with more of their edits (C2: "
+        f"{{{SEEDS}/claims.csv|C2|effect|0.00}} over the five methods), with published ones it is the other way round "
+        f"({{{PUBLISHED}/claims.csv|C2|effect|0.00}})",
+        f"neither energy nor facts (efficacy {{{PUBLISHED}/editing_accuracy.csv|MEMIT|efficacy|0}} %)",
+        f"MEMIT-seq has lost most at {{{LONG}/energy.csv|MEMIT-seq|he_change|0.00}} %",
+        f"EvoEdit's, {{{LONG}/energy.csv|EvoEdit|he_change|0.00}} % of the energy when it stops, and AlphaEdit's, "
+        f"{{{LONG}/energy.csv|AlphaEdit|he_change|0.00}} %",
+        f"the energy is at +{{{METHODS}/energy.csv|MEMIT-seq + scatter (control)|he_change|0.0}} %, where the "
+        f"edits alone bring it to +{{{METHODS}/energy.csv|MEMIT-seq|he_change|0.0000}} %",
+    ],
+    "README.md": [
+        "fall from {smollm2/editing_accuracy.csv|Pre-edited|specificity|0} % to between "
+        "{smollm2/editing_accuracy.csv|MEMIT|specificity|0} % (MEMIT) and "
+        "{smollm2/editing_accuracy.csv|AlphaEdit|specificity|0} % (AlphaEdit)",
+    ],
+}
+REASONS = [
+    (
+        "docs/results.md",
+        "(r_s = −0.20, an interval that just excludes 0)",
+        LONG,
+        "C1",
+        "r_s is −0.195 [−0.331, −0.00255]",
+    ),
+    (
+        "docs/results.md",
+        "it loses 26.7 points of the three metrics' mean",
+        LONG,
+        "C9",
+        "the rotation itself loses 26.7",
+    ),
+    ("docs/results.md", "the rotation loses 18.3 points", METHODS, "C9", "the rotation itself loses 18.3"),
+    ("docs/results.md", "outputs move at least 8,000,000 times", LONG, "C3", "outputs move 8,100,000 times"),
+]
+"""What the sentences have from the reason of a verdict: page, words there, study, claim, words of the reason."""
+
+
+def words(page: str) -> str:
+    return " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize(("page", "sentence"), [(page, each) for page, some in SENTENCES.items() for each in some])
+def test_a_finding_is_said_with_the_numbers_of_its_table(page: str, sentence: str) -> None:
+    said = FIELD.sub(
+        lambda field: shown(kept([field["file"]], field["label"], field["column"])[0], field["like"]), sentence
+    )
+    assert said in words(page)
+
+
+@pytest.mark.parametrize(("page", "said", "study", "claim", "reason"), REASONS)
+def test_a_finding_is_said_as_its_verdict_has_it(page: str, said: str, study: str, claim: str, reason: str) -> None:
+    assert said in words(page)
+    assert reason in kept([f"{study}/claims.csv"], claim, "reason")[0]
