@@ -79,7 +79,7 @@ def stages() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for rules in (ROOT / "workflow" / "rules").glob("*.smk"):
         text = rules.read_text(encoding="utf-8")
-        for body in re.split(r"^(?:use )?rule ", text, flags=re.MULTILINE)[1:]:
+        for body in re.split(r"^ *(?:use )?rule ", text, flags=re.MULTILINE)[1:]:
             environment = re.search(r'conda:\s+"../../envs/(\w+)\.yaml"', body)
             script = re.search(r'script:\s+"../scripts/(\w+)\.py"', body)
             assert environment or not script, f"{rules.name}: a rule with a script names no environment:\n{body[:60]}"
