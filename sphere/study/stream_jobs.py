@@ -15,6 +15,21 @@ from sphere.study.job import paths
 from sphere.study.unfinished import Unfinished
 
 
+def editing(snakemake: Any) -> dict[str, Any]:
+    """What every job that edits passes on: its settings, with those that tuning chose, and the files of its model."""
+    files, params = snakemake.input, snakemake.params
+    chosen = read_json(files.tuned)["hyperparameters"] if files.get("tuned") else {}
+    return {
+        "hyperparameters": {**params.hyperparameters, **chosen},
+        "editing": EditSettings(**params.editing),
+        "contexts": Path(files.contexts),
+        "statistics": Path(files.statistics),
+        "spectra": paths(files.spectra),
+        "targets": paths(files.targets),
+        "batch_size": params.batch_size,
+    }
+
+
 def edit(snakemake: Any, unfinished: Unfinished, *, goes_on: bool = False) -> list[Path]:
     """Edit a stream to one checkpoint from the state of the one before it, or to all of them, one after the other.
 
@@ -22,7 +37,6 @@ def edit(snakemake: Any, unfinished: Unfinished, *, goes_on: bool = False) -> li
     its next start as the others are.
     """
     files, params = snakemake.input, snakemake.params
-    chosen = read_json(files.tuned)["hyperparameters"] if files.tuned else {}
     outputs = [paths(snakemake.output[name]) for name in stages.CHECKPOINT_FILES]
     before = next(iter(paths(files.previous)), None)
     left, written, previous = stages.checkpoints_left(outputs, unfinished, before, goes_on=goes_on)
@@ -32,14 +46,8 @@ def edit(snakemake: Any, unfinished: Unfinished, *, goes_on: bool = False) -> li
         left,
         written,
         method=snakemake.wildcards.method,
-        hyperparameters={**params.hyperparameters, **chosen},
-        editing=EditSettings(**params.editing),
-        contexts=Path(files.contexts),
-        statistics=Path(files.statistics),
-        spectra=paths(files.spectra),
-        targets=paths(files.targets),
+        **editing(snakemake),
         previous=previous,
-        batch_size=params.batch_size,
         energy_every=params.energy_every,
         seed=int(snakemake.wildcards.seed),
     )

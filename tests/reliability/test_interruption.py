@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from workplace import Workplace
+from workplace import Run, Workplace
 
 from sphere.files import digest
 
@@ -124,6 +124,23 @@ def test_killed_while_it_trains_the_model_is_that_of_a_run_left_alone(
         attempt.seen = SEEN
 
 
+def kill_once_there(place: Workplace, target: str, file: Path) -> None:
+    """Start a run, and end all of it as soon as it has written ``file``."""
+    process = place.start(target)
+    while not file.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def run_again(place: Workplace, target: str) -> Run:
+    assert place.snakemake("--unlock").status == 0
+    run = place.snakemake("--rerun-incomplete", target)
+    assert run.status == 0, run.output[-3000:]
+    return run
+
+
 def test_a_stream_that_is_killed_goes_on_behind_its_last_checkpoint(copied: Callable[[], Workplace]) -> None:
     place = copied()
     stream = place.study / "smoke" / "counterfact" / "sphere" / "seed0"
@@ -132,16 +149,9 @@ def test_a_stream_that_is_killed_goes_on_behind_its_last_checkpoint(copied: Call
     shutil.rmtree(stream)
     target = str((stream / "edits8" / "energy.csv").relative_to(place.folder))
     kept = stream / "unfinished" / "edit" / "edits4" / "provenance" / "cost.csv.json"
-    process = place.start(target)
-    while not kept.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill_once_there(place, target, kept)
     assert not states[0].exists()
-    assert place.snakemake("--unlock").status == 0
-    run = place.snakemake("--rerun-incomplete", target)
-    assert run.status == 0, run.output[-3000:]
+    run_again(place, target)
     log = place.study / "logs" / "smoke" / "counterfact" / "sphere" / "seed0" / "edit.log"
     assert "edits4/state.safetensors: finished before" in log.read_text(encoding="utf-8")
     assert [digest(state) for state in states] == before
@@ -160,15 +170,8 @@ def test_without_states_to_keep_one_job_edits_and_measures_and_goes_on_where_it_
     place.change("studies/smoke.yaml", "threads: 1", "keep_states: false\nthreads: 1")
     target = str((stream / "edits8" / "editing.csv").relative_to(place.folder))
     measured = stream / "unfinished" / "edit_and_measure" / "edits4" / "provenance" / "editing.csv.json"
-    process = place.start(target)
-    while not measured.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert place.snakemake("--unlock").status == 0
-    run = place.snakemake("--rerun-incomplete", target)
-    assert run.status == 0, run.output[-3000:]
+    kill_once_there(place, target, measured)
+    run = run_again(place, target)
     assert run.jobs == {"edit_and_measure": 1}
     log = place.study / "logs" / "smoke" / "counterfact" / "sphere" / "seed0" / "edit_and_measure.log"
     assert "edits8/state.safetensors: finished before" in log.read_text(encoding="utf-8")

@@ -2,26 +2,17 @@
 
 from pathlib import Path
 
-from sphere.config.model import EditSettings
 from sphere.config.tuning import SensitivitySettings
-from sphere.files import read_json
-from sphere.study.job import job, paths
+from sphere.study.job import job
 
 with job(snakemake):
+    from sphere.study.stream_jobs import editing
     from sphere.study.tune import map_sensitivity
 
-    files, params = snakemake.input, snakemake.params
-    chosen = read_json(files.tuned)["hyperparameters"] if files.tuned else {}
     map_sensitivity(
-        Path(files.model),
-        Path(files.requests),
-        sensitivity=SensitivitySettings(**params.sensitivity),
-        hyperparameters={**params.hyperparameters, **chosen},
-        editing=EditSettings(**params.editing),
-        contexts=Path(files.contexts),
-        statistics=Path(files.statistics),
-        spectra=paths(files.spectra),
-        targets=paths(files.targets),
-        batch_size=params.batch_size,
+        Path(snakemake.input.model),
+        Path(snakemake.input.requests),
+        sensitivity=SensitivitySettings(**snakemake.params.sensitivity),
         out=Path(snakemake.output.trials),
+        **editing(snakemake),
     )

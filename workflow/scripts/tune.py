@@ -2,27 +2,20 @@
 
 from pathlib import Path
 
-from sphere.config.model import EditSettings
 from sphere.config.tuning import TuningSettings
-from sphere.study.job import job, paths
+from sphere.study.job import job
 
 with job(snakemake):
+    from sphere.study.stream_jobs import editing
     from sphere.study.tune import tune
 
-    files, params = snakemake.input, snakemake.params
     tune(
-        Path(files.model),
-        Path(files.requests),
+        Path(snakemake.input.model),
+        Path(snakemake.input.requests),
         method=snakemake.wildcards.method,
-        hyperparameters=params.hyperparameters,
-        grid=params.grid,
-        tuning=TuningSettings(**params.tuning),
-        editing=EditSettings(**params.editing),
-        contexts=Path(files.contexts),
-        statistics=Path(files.statistics),
-        spectra=paths(files.spectra),
-        targets=paths(files.targets),
-        batch_size=params.batch_size,
+        grid=snakemake.params.grid,
+        tuning=TuningSettings(**snakemake.params.tuning),
         out_chosen=Path(snakemake.output.chosen),
         out_trials=Path(snakemake.output.trials),
+        **editing(snakemake),
     )
