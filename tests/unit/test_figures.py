@@ -251,8 +251,24 @@ def test_perplexity_has_a_panel_of_its_own_scale(drawn: list[Figure], tmp_path: 
     assert panel.get_title(loc="left") == "Perplexity,\nbits a byte"
     ends = {line.get_label(): float(line.get_ydata()[-1]) for line in panel.lines}
     assert ends == pytest.approx({"Pre-edited": 1.2, "MEMIT": 101.2, "SPHERE": 1.2})
-    assert all(axis.get_ylim()[1] <= 105 for axis in shares)
+    for axis in shares:
+        bottom, top = axis.get_ylim()
+        assert bottom < 0 and top < 115
+        assert top > max(float(np.max(line.get_ydata())) for line in axis.lines)  # no marker on the edge is cut
     assert panel.get_ylim()[1] > 101.2
+
+
+def test_a_panel_of_its_own_scale_shows_where_its_curves_are_and_makes_no_trend_of_rounding(
+    drawn: list[Figure], tmp_path: Path
+) -> None:
+    scope = made_up_study.study(datasets=["zsre"], methods=["memit", "sphere"])
+    root = made_up_study.make_results(tmp_path, scope)
+    made_up_study.add_perplexity(root, lambda method, edits: 1.2 + 1e-6 * edits)
+    gather(root, scope, root / "tables")
+    FIGURES["general_ability"](root / "tables", tmp_path / "a")
+    bottom, top = [axis for axis in drawn[0].axes if axis.get_visible()][-1].get_ylim()
+    assert 1.1 < bottom < 1.2 < top < 1.3
+    assert top - bottom > 0.05
 
 
 def test_figures_of_a_study_with_next_to_nothing(tmp_path: Path) -> None:

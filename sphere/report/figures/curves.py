@@ -27,6 +27,9 @@ from sphere.report.tables.layout import (
 from sphere.report.tables.neutral import LABELS
 from sphere.report.tables.stream import ability_labels, in_bits
 
+LEAST_SPAN = 0.05
+"""A panel that does not begin at 0 shows at least this part of its largest value, lest rounding looks like a trend."""
+
 
 def general_ability(by_method: pd.DataFrame, stem: Path) -> None:
     """Score of each task family against edits made, one line a method; dashed, the model before any edit.
@@ -78,7 +81,7 @@ def _curves(
 ) -> None:
     """One panel a value of the column `key`, under its title; `quantity(dataset)` is what the y axis shows.
 
-    Shares are drawn in percent, the panels `plain` as they are, each on a scale of its own.
+    Shares are drawn in percent and from 0, the panels `plain` as they are and around their curves.
     """
     edited = by_method[~by_method["method"].isin(ANCHORS)]
     found = combinations(edited)
@@ -96,7 +99,7 @@ def _curves(
         for line, (model, dataset, names) in zip(axes, rows, strict=True):
             own = shown[(shown["model"] == model) & (shown["dataset"] == dataset)]
             for axis, name in zip(line, names, strict=False):
-                _curve_panel(axis, own[own[key] == name], least=0.0 if name in plain else 1.0)
+                _curve_panel(axis, own[own[key] == name], from_zero=name not in plain)
                 axis.set_title(titles[name], loc="left")
             for axis in line[len(names) :]:
                 axis.set_visible(False)
@@ -105,8 +108,8 @@ def _curves(
         legend_above(figure, list(axes.flat))
 
 
-def _curve_panel(axis: Axes, own: pd.DataFrame, *, least: float) -> None:
-    """One panel, from 0 to what the lines need, ``least`` at any rate."""
+def _curve_panel(axis: Axes, own: pd.DataFrame, *, from_zero: bool) -> None:
+    """One panel: from 0 to what the lines need, or around them, with room for the markers."""
     own = own[np.isfinite(own["value"])]
     if own.empty:
         return empty(axis)
@@ -122,8 +125,14 @@ def _curve_panel(axis: Axes, own: pd.DataFrame, *, least: float) -> None:
     edited = own[~own["method"].isin(ANCHORS)]
     if len(edited):
         fit_integers(axis, edited["edits"])
-    top = max(least, axis.get_ylim()[1])
-    axis.set_ylim(-0.04 * top, top)
+    bottom, top = axis.get_ylim()
+    if from_zero:
+        bottom, top = 0.0, max(1.0, top)
+    else:
+        missing = max(0.0, LEAST_SPAN * abs(top) - (top - bottom)) / 2
+        bottom, top = bottom - missing, top + missing
+    room = 0.04 * (top - bottom)
+    axis.set_ylim(bottom - room, top + room)
 
 
 def plug_and_play(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str, str] | None = None) -> None:
