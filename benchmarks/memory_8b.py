@@ -66,7 +66,7 @@ def main() -> None:
     )
     planned = {job.rule: job.gpu_most for job in costs.preparations()}
     method = resolve("sphere", hyperparameters={"nullspace_fraction": 0.8})
-    planned["edit"] = CONTEXT + FRAGMENTATION * costs.edit_memory(method)[1]
+    planned["edit"] = CONTEXT + FRAGMENTATION * costs.bytes.edit_memory(method)[1]
 
     with tempfile.TemporaryDirectory() as folder:
         build(WorldSettings(people=100, tuning_people=0, qa_people=10, documents=given.documents), Path(folder))

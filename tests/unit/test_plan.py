@@ -352,8 +352,8 @@ def test_files_are_as_large_as_planned(
     save_null_space(statistics, tmp_path / "null_space")
     save_directions(adapter(model), LAYERS, tmp_path / "directions")
     planned = {
-        "state": costs.state_file(resolve(method)), "statistics": costs.statistics_file,
-        "null_space": costs.null_space_file, "directions": costs.directions_file,
+        "state": costs.bytes.state_file(resolve(method)), "statistics": costs.bytes.statistics_file,
+        "null_space": costs.bytes.null_space_file, "directions": costs.bytes.directions_file,
     }  # fmt: skip
     for name, size in planned.items():
         assert (tmp_path / name).stat().st_size == pytest.approx(size, rel=0.05, abs=3000), name

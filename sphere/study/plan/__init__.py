@@ -1,7 +1,8 @@
 """What a study takes, before it runs: jobs, memory of GPU and host, time, disk. From shapes alone; no torch import.
 
-``shapes`` has a model's dimensions, ``costs`` what each kind of job takes. Downloads, streams,
-tables, figures and the report take minutes of one core and no GPU, and are left out.
+``shapes`` has a model's dimensions, ``footprint`` counts bytes and ``durations`` estimates seconds, ``costs`` has what
+each kind of job takes. Downloads, streams, tables, figures and the report take minutes of one core and no GPU, and are
+left out.
 
 ``plan`` counts, ``Plan.problems`` says what cannot fit and what would, ``Plan.table`` is what ``sphere plan`` prints,
 ``Plan.asks`` what a job asks of a cluster.
@@ -63,9 +64,9 @@ def _neurons(jobs: Sequence[Job], study: Study, machine: MachineSettings) -> Job
     """The comparison of all last states with their models, on one core: bound by reading."""
     last = [job for job in jobs if job.rule in EDITING and job.edits == study.study.edits]
     models = [Costs(model, study, machine) for model in study.models.values()]
-    folders = [costs.folder for costs in models]
+    folders = [costs.bytes.folder for costs in models]
     weights = [
-        costs.evaluated_weights(resolve(each, hyperparameters=costs.model.hyperparameters(each)))
+        costs.bytes.evaluated_weights(resolve(each, hyperparameters=costs.model.hyperparameters(each)))
         for costs in models
         for each in study.study.methods
     ]
