@@ -253,7 +253,8 @@ def test_perplexity_has_a_panel_of_its_own_scale(drawn: list[Figure], tmp_path: 
     assert ends == pytest.approx({"Pre-edited": 1.2, "MEMIT": 101.2, "SPHERE": 1.2})
     for axis in shares:
         bottom, top = axis.get_ylim()
-        assert bottom < 0 and top < 115
+        assert bottom < 0
+        assert top < 115
         assert top > max(float(np.max(line.get_ydata())) for line in axis.lines)  # no marker on the edge is cut
     assert panel.get_ylim()[1] > 101.2
 
