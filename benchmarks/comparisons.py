@@ -56,7 +56,7 @@ class Size:
 
 FULL = Size(3, 100, 25, 200, 1000, 150, Size.large, (512, 1792))
 SHORT = Size(2, 100, 10, 60, 1000, 60, (1024, 3584), (256, 896))
-REAL = replace(FULL, repeats=1, requests=20, plain_requests=10, records=300, plain_records=50)
+REAL = replace(FULL, repeats=1, requests=20, plain_requests=10, records=1000, plain_records=50)
 """Of a real model, of which plain takes twenty seconds an edit."""
 REAL_SHORT = replace(REAL, requests=4, plain_requests=1, records=20, plain_records=5)
 
