@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "results"
 MARKED = re.compile(r"<!-- results: (.+) -->\n\n((?:^\|.*\|\n)+)", re.MULTILINE)
 """A table of a document and the files of docs/results/ that its numbers are from."""
+
+
+@cache
+def _read(path: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A kept CSV, and the columns of it that hold words."""
+    table = pd.read_csv(path)
+    return table, table.select_dtypes(exclude="number").fillna("").astype(str)
 
 
 def kept(files: list[str], label: str, header: str) -> tuple[Any, Any]:
@@ -37,9 +45,8 @@ def kept(files: list[str], label: str, header: str) -> tuple[Any, Any]:
             column, files = column.removesuffix(f" ({study})"), [file for file in files if file.startswith(f"{study}/")]
     name = re.sub(r"\W+", "_", column.casefold()).strip("_")
     for file in files:
-        table = pd.read_csv(RESULTS / file)
+        table, text = _read(RESULTS / file)
         known = [each for each in table if each == name or each.endswith(f"_{name}")]
-        text = table.select_dtypes(exclude="number").fillna("").astype(str)
         whole = text.agg(" ".join, axis=1)
         first, _, more = label.partition(", ")
         own = table[text.eq(label).any(axis=1) & _has(whole, words)]

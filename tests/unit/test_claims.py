@@ -234,6 +234,28 @@ def test_streams_that_stopped_are_named_and_a_sphere_that_stopped_is_not_reprodu
     assert "not AlphaEdit" in TESTS["C6"](own).reason
 
 
+def stopped(evidence: Evidence, method: str) -> Evidence:
+    """The evidence if every stream of ``method`` had ended before its first checkpoint."""
+    frames = {name: frame[frame["method"] != method] for name, frame in vars(evidence).items() if len(frame)}
+    seeds = sorted(set(evidence.paths["seed"]))
+    rows = [("tiny", "counterfact", method, seed, 10, 1, "stopped", "not finite") for seed in seeds]
+    said = pd.DataFrame(rows, columns=["model", "dataset", "method", "seed", "edits", "batch", "event", "reason"])
+    return Evidence(**{**vars(evidence), **frames, "incidents": said})
+
+
+def test_a_method_that_stopped_in_every_stream_was_run_and_did_not_last(tables: Path) -> None:
+    whole = Evidence.read(tables)
+    gone = stopped(whole, "sphere")
+    for name in ("C4", "C5", "C6", "C8"):
+        found = TESTS[name](gone)
+        assert found.verdict == NOT_REPRODUCED, name
+        assert "streams that stopped before the last checkpoint: SPHERE (3)" in found.reason
+    half = TESTS["C6"](stopped(whole, "memit+sphere"))
+    assert half.verdict == NOT_REPRODUCED
+    assert "1 of 2 baselines by an interval above 0; not MEMIT" in half.reason
+    assert "stopped before the last checkpoint: MEMIT (3)" in TESTS["C2"](stopped(whole, "memit")).reason
+
+
 def test_a_baseline_that_stopped_is_not_the_best(tables: Path) -> None:
     found = TESTS["C4"](without(Evidence.read(tables), "alphaedit", 0))
     assert {part.name.rpartition(" ")[2] for part in found.parts} == {"memit-seq"}
@@ -343,6 +365,13 @@ def test_pooling_compares_the_same_parts_in_every_seed() -> None:
     assert pooled("all", "", "", []).by_seed == {}
 
 
+def test_a_replicate_without_a_number_takes_no_part_out_of_the_others() -> None:
+    parts = [Part("a", "", "", {0: -0.9, -1: -0.8, -2: -0.7}), Part("b", "", "", {0: 0.6, -1: 0.4, -2: float("nan")})]
+    whole = pooled("all", "", "", parts)
+    assert whole.left_out == ()
+    assert whole.by_seed == pytest.approx({0: -0.15, -1: -0.2, -2: -0.7})
+
+
 def test_a_claim_without_a_test_is_refused(tables: Path, tmp_path: Path) -> None:
     (tmp_path / "claims.csv").write_text("id,claim,statistic,source\nC11,something,else,paper\n")
     with pytest.raises(InputError, match="C11"):
@@ -378,6 +407,33 @@ def test_our_claims_say_what_the_controls_did(controlled: Path, tmp_path: Path) 
     assert claims.loc["C10", "verdict"] == "does not hold"
     assert re.search(r"HE moves by \d\d\.\d % instead of \d\.\d+ % under MEMIT-seq", claims.loc["C10", "reason"])
     assert "general ability changes by" in claims.loc["C10", "reason"]
+
+
+def test_c9_needs_a_rotation_that_ends_higher_and_compares_the_same_checkpoints(controlled: Path) -> None:
+    whole = Evidence.read(controlled)
+    found = TESTS["C9"](whole)
+    assert found.verdict == REPRODUCED
+    paths = whole.paths
+    lower = paths.assign(**{m: paths[m].where(paths["method"] != "rotate", paths[m] - 50) for m in METRICS})
+    weak = TESTS["C9"](Evidence(**{**vars(whole), "paths": lower}))
+    assert weak.whole.by_seed == pytest.approx(found.whole.by_seed)
+    assert weak.verdict == NOT_REPRODUCED
+    assert weak.reason.startswith("the editor that cannot move the energy loses less, but has less to lose")
+    ended = (paths["method"] == "rotate") & (paths["edits"] == paths["edits"].max())
+    short = Evidence(**{**vars(whole), "paths": paths[~ended]})
+    before = Evidence(**{**vars(whole), "paths": paths[paths["edits"] < paths["edits"].max()]})
+    if before.paths["edits"].nunique() > 1:
+        assert TESTS["C9"](short).whole.by_seed == pytest.approx(TESTS["C9"](before).whole.by_seed)
+        assert "stopped before the last checkpoint: Rotation (control) (3)" in TESTS["C9"](short).reason
+
+
+def test_c7_is_not_tested_where_target_values_were_found_before_the_stream(tables: Path) -> None:
+    whole = Evidence.read(tables)
+    assert TESTS["C7"](whole).verdict == REPRODUCED
+    looked_up = whole.timing.assign(seconds=whole.timing["seconds"].where(whole.timing["phase"] != "targets", 1e-6))
+    found = TESTS["C7"](Evidence(**{**vars(whole), "timing": looked_up}))
+    assert found.verdict == NOT_TESTED
+    assert "values.weights: pretrained" in found.reason
 
 
 def test_controls_are_no_evidence_of_the_paper_s_claims(tables: Path, controlled: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite, nan
@@ -20,7 +21,7 @@ from sphere.report.claims.replicates import (
     replicated_units,
 )
 from sphere.report.tables.intervals import NO_INTERVAL, OVER_SEEDS, Interval, over_draws, over_seeds
-from sphere.report.tables.layout import is_control
+from sphere.report.tables.layout import is_control, method_label
 from sphere.report.tables.summaries import headline_ability, load, scores
 from sphere.report.tables.trajectories import RUN, energy_by_batch, trajectories
 from sphere.report.verdicts import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, signed
@@ -36,6 +37,7 @@ class Evidence:
     ability: pd.DataFrame
     timing: pd.DataFrame
     neurons: pd.DataFrame
+    incidents: pd.DataFrame
 
     @classmethod
     def read(cls, tables: Path, *, seed: int = 0) -> Evidence:
@@ -52,6 +54,7 @@ class Evidence:
             ability=scores(headline_ability(load(tables, "general_ability_summary"))),
             timing=load(tables, "timing_summary"),
             neurons=pd.read_csv(neurons) if neurons.exists() else pd.DataFrame(columns=list(NEURON_COLUMNS)),
+            incidents=load(tables, "incidents"),
         )
         records = load(tables, "editing_records")
         if not one_order(found.paths, records):
@@ -73,6 +76,26 @@ class Evidence:
             for name, frame in vars(self).items()
         }
         return Evidence(**kept)
+
+    @property
+    def stopped(self) -> dict[str, int]:
+        """Method -> how many of its streams ended before the last checkpoint of their model and dataset.
+
+        Those that have rows but not there, and those that say so themselves, which may have none at all.
+        """
+        said = self.incidents[self.incidents["event"] == "stopped"]
+        ended = set(said[list(RUN)].itertuples(index=False, name=None))
+        if len(self.paths):
+            paths = orders(self.paths)
+            last = paths.groupby(["model", "dataset"])["edits"].transform("max")
+            reached = (paths["edits"] == last).groupby([paths[key] for key in RUN], sort=False).any()
+            ended |= set(reached[~reached].index)
+        return dict(Counter(str(method) for _, _, method, _ in sorted(ended)))
+
+    @property
+    def methods(self) -> list[str]:
+        """Every method that was run, one that stopped before its first checkpoint too."""
+        return list(dict.fromkeys([*self.paths["method"], *self.stopped]))
 
 
 @dataclass(frozen=True)
@@ -140,28 +163,27 @@ def pooled(name: str, statistic: str, unit: str, parts: Iterable[Part]) -> Part:
     """The mean over parts, seed by seed.
 
     A part that lacks a seed which others have is left out, so that every seed's mean is over the same parts; where
-    that would leave none, the seeds that all parts have are used.
+    that would leave none, the seeds that all parts have are used. A replicate's mean is over those of these parts that
+    it defines: one draw in which a rank correlation has nothing to rank takes no part out of the others.
     """
     each = list(parts)
     finite = [{seed: value for seed, value in part.by_seed.items() if isfinite(value)} for part in each]
     seeds = set().union(*finite)
+    ran = {seed for seed in seeds if seed >= 0}
     some = [values for values in finite if values]
-    known = [values for values in some if values.keys() == seeds] or some
+    known = [values for values in some if values.keys() >= ran] or some
     left_out = tuple(part.name for part, values in zip(each, finite, strict=True) if values not in known)
-    common = sorted(seed for seed in seeds if all(seed in values for values in known))
-    means = {seed: float(np.mean([values[seed] for values in known])) for seed in common}
+    common = sorted(seed for seed in seeds if seed < 0 or all(seed in values for values in known))
+    drawn = {seed: [values[seed] for values in known if seed in values] for seed in common}
+    means = {seed: float(np.mean(values)) for seed, values in drawn.items() if values}
     return Part(name, statistic, unit, means, left_out, each[0].unit_of_draws if each else "records")
 
 
-def stopped_streams(paths: pd.DataFrame) -> dict[str, int]:
-    """Method -> how many of its streams ended before the last checkpoint of their model and dataset."""
-    if paths.empty:
-        return {}
-    paths = orders(paths)
-    last = paths.groupby(["model", "dataset"])["edits"].transform("max")
-    reached = (paths["edits"] == last).groupby([paths[key] for key in RUN], sort=False).any()
-    short = reached[~reached].reset_index()
-    return {str(method): len(own) for method, own in short.groupby("method", sort=False)}
+def stops(evidence: Evidence, *methods: str) -> str:
+    """Words for the end of a reason: how many streams of these methods, or of all, stopped early; empty for none."""
+    wanted = methods or tuple(evidence.stopped)
+    said = [f"{method_label(method)} ({count})" for method, count in evidence.stopped.items() if method in wanted]
+    return f"; streams that stopped before the last checkpoint: {', '.join(said)}" if said else ""
 
 
 def orders(frame: pd.DataFrame) -> pd.DataFrame:

@@ -119,6 +119,20 @@ def spearman(x: ArrayLike, y: ArrayLike) -> Correlation:
     return Correlation(r, float(2 * special.stdtr(degrees, -t)), len(first))
 
 
+def with_held(xy: Correlation, xz: Correlation, yz: Correlation) -> Correlation:
+    """The correlation of x and y with z held, from the three of them over the same n: t with n - 3 degrees of freedom.
+
+    NaN where z is a function of x or y, or where n is below 5.
+    """
+    scale = (1 - xz.r**2) * (1 - yz.r**2)
+    if xy.n < 5 or not scale > 1e-12:
+        return Correlation(nan, nan, xy.n)
+    r = float(np.clip((xy.r - xz.r * yz.r) / sqrt(scale), -1, 1))
+    degrees = xy.n - 3
+    t = inf if abs(r) >= 1 - 1e-12 else abs(r) * sqrt(degrees / (1 - r * r))
+    return Correlation(r, float(2 * special.stdtr(degrees, -t)), xy.n)
+
+
 def spearman_within(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> float:
     """Spearman's r_s of the pairs within strata: ranked in each, so that what differs between them says nothing.
 

@@ -33,6 +33,7 @@ from sphere.report.tables.trajectories import (
     largest_changes,
     trajectories,
     typical_change,
+    weight_paths,
 )
 
 PAPER_MODELS = ("LLaMA3-8B", "Qwen2.5-7B", "Qwen2.5-32B")
@@ -144,8 +145,10 @@ def energy_table(energy: pd.DataFrame) -> Table:
         Column("he_path", "HE path (%)", "", "lower", shown),
         Column("largest_step", "Largest step (%)", "", "lower", shown),
         Column("update_ratio", "||ΔW|| / ||W||", "", None, 4),
+        Column("weight_path", "Σ ||ΔW|| / ||W||", "", "lower", 2),
     ]
     ratios = _largest_update(energy)
+    paths = weight_paths(energy).set_index(list(RUN))["weight_path"]
     rows = []
     for (model, dataset), cell in batches.groupby(["model", "dataset"], sort=False):
         for method in ordered_methods(cell["method"]):
@@ -157,12 +160,14 @@ def energy_table(energy: pd.DataFrame) -> Table:
                 "he_path": _seed_cell(pd.Series([step.sum(min_count=1) for step in steps.values()])),
                 "largest_step": _seed_cell(pd.Series([step.max() for step in steps.values()])),
                 "update_ratio": _seed_cell(ratios.get(key, pd.Series(dtype=float))),
+                "weight_path": _seed_cell(pd.Series([paths.get((model, dataset, method, s), nan) for s in steps])),
             }
             section = f"{model}, {dataset_label(str(dataset))}"
             rows.append(Row(section, method_label(method), cells, group=group_of(method)))
     notes = [
         "HE: mean over ordered pairs of neurons, averaged over the edited layers; percent of its pretrained value.",
         "Path: sum of the absolute changes from one recorded batch to the next. ||ΔW|| / ||W||: largest of any batch.",
+        "Σ ||ΔW|| / ||W||: the same of the weights, summed over the recorded batches, mean over layers.",
         seeds_note(batches),
     ]
     return Table("energy", "Hyperspherical energy over the edit stream", "Method", columns, rows, notes)

@@ -39,6 +39,20 @@ def energy_by_batch(energy: pd.DataFrame) -> pd.DataFrame:
     return frame[columns].reset_index(drop=True)
 
 
+def weight_paths(energy: pd.DataFrame) -> pd.DataFrame:
+    """How far each stream moved its weights, back and forth: RUN and weight_path.
+
+    The sum over the recorded batches of ||dW|| / ||W||, averaged over the edited layers: beside the path of HE, what
+    HE is to tell more than.
+    """
+    if not {"update_norm", "weight_norm"} <= set(energy.columns):
+        return pd.DataFrame(columns=[*RUN, "weight_path"])
+    moved = energy[energy["batch"] > 0]
+    moved = moved.assign(ratio=moved["update_norm"] / moved["weight_norm"])
+    by_batch = moved.groupby([*RUN, "batch"])["ratio"].mean()
+    return by_batch.groupby(list(RUN)).sum(min_count=1).rename("weight_path").reset_index()
+
+
 def largest_changes(moved: pd.DataFrame) -> pd.Series:
     """Method -> the largest |he_change| of any of its rows, in percent."""
     return moved["he_change"].astype(float).abs().groupby(moved["method"]).max()
