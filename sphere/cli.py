@@ -113,7 +113,10 @@ def edit_model(
     from sphere.models.loading import default_layers
     from sphere.models.precision import dtype_name
 
-    chosen = resolve(method, hyperparameters=own)  # what is wrong is said before anything is loaded
+    try:  # what is wrong is said before anything is loaded
+        chosen = resolve(method, hyperparameters=own)
+    except InputError as error:
+        raise InputError(f"--hyperparameters {hyperparameters}: {error}" if own else str(error)) from error
     if chosen.needs_statistics and corpus is None:
         raise InputError(f"{method} needs key statistics: give the text to take them from with --corpus FILE.txt")
     documents = None if corpus is None else read_documents(corpus)
@@ -253,6 +256,10 @@ def _hyperparameters(path: Path | None) -> tuple[EditFile, dict[str, Any]]:
     if not isinstance(content, Mapping | None):
         raise InputError(f"--hyperparameters {path} holds no settings: write lines of 'name: value'")
     given = {str(key): value for key, value in (content or {}).items()}
+    if "source" in given and "methods" in given:
+        raise InputError(
+            f"--hyperparameters {path} is a model's file: give a file with its layers and one method's own settings"
+        )
     where = {key: given.pop(key) for key in EditFile.model_fields if key in given}
     return validated(EditFile, where, f"--hyperparameters {path}"), given
 

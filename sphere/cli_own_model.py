@@ -136,7 +136,7 @@ def tune(
     where = None if layers is None else layer_numbers(layers)
     if where is None:
         where = _layers_of(out) or _located(loaded, found.requests[:edits], documents, out, family, seed)
-    model = model_file(out, model_dir, adapter(loaded.model), where, len(documents))
+    model = model_file(out, model_dir, adapter(loaded.model), where, len(documents), dtype)
     budget = TuningSettings(trials=trials, edits=min(edits, len(found.requests)), seed=seed)
     frame = search(
         loaded, found.requests, chosen, model, documents, tuning=budget, batch_size=batch_size, family=family

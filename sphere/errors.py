@@ -54,5 +54,7 @@ def refused_by_machine(error: BaseException) -> str | None:
 def nearest(name: str, valid: Iterable[str]) -> str:
     """The end of an error message: the valid name that ``name`` resembles, or all of them."""
     choices = sorted(valid)
+    if not choices:
+        return ": there is none to choose from here"
     close = get_close_matches(name, choices, n=1)
     return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"

@@ -76,7 +76,7 @@ class Source(Settings):
 def load_sources(path: Path, *, places: Mapping[str, str] | None = None) -> dict[str, Source]:
     """The rows of sources.tsv by name, with the ``places`` that replace a download checked to be there."""
     if not isfile(path):
-        raise InputError(f"{path} is not there: it lists every download")
+        raise InputError(f"{path} is not there: it lists every download; copy config/sources.tsv of the checkout to it")
     rows = [{key: value for key, value in row.items() if value} for row in read_table(path, delimiter="\t")]
     sources: dict[str, Source] = {}
     for row in rows:

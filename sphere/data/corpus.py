@@ -33,7 +33,10 @@ def extract_corpus(file: Path, out: Path, *, column: str, documents: int) -> Non
                 if count == documents:
                     break
         if count < documents:
-            raise InputError(f"{file} has {count} texts, statistics.documents asks for {documents}: lower it")
+            raise InputError(
+                f"{file} has {count} texts, statistics.documents (and neutral.passages, where there are any) asks for "
+                f"{documents}: lower it, or separate texts by blank lines"
+            )
     print(f"{out}: {count} texts")
 
 

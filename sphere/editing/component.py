@@ -109,6 +109,8 @@ class Component(BaseModel, ABC):
     """What a method row calls it; of a post-process, the part of a method's name after a ``+`` too."""
     search: ClassVar[Search] = {}
     """What ``sphere tune`` tries of its settings on a model that nobody has settings for."""
+    alternatives: ClassVar[tuple[str, ...]] = ()
+    """Settings of which one is given: what a name or a model's file gives replaces whichever was given before it."""
 
     @property
     def needs(self) -> tuple[Need, ...]:

@@ -209,13 +209,14 @@ class Editor:
     @torch.no_grad()
     def _batch(self, requests: Sequence[EditRequest]) -> Record:
         clock = Clock(self.adapter.device, count=self.count)
-        state = self.state
-        before = state.carried or state.weights
+        state, solver = self.state, self.method.solver
+        # joint training starts anew: its update, and what post-processes see, is against the unedited weights
+        joint = isinstance(solver, GradientSolver) and solver.joint
+        before = self.pretrained if joint else state.carried or state.weights
         updates = {i: torch.zeros_like(w, dtype=torch.float64) for i, w in before.items()}
         current = {i: w.double() for i, w in before.items()}
         memory: Memories = {}
         made: Made = {}
-        solver = self.method.solver
         edited, skipped, self.anchors = list[EditRequest](), list[int](), dict(state.anchors)
         if isinstance(solver, GradientSolver):
             memory = self._trained(solver, requests, current, updates, clock)
@@ -341,9 +342,9 @@ class Editor:
                 raise InputError(f"{solver.name} learns the end of a text, but the tokenizer has no eos_token: set one")
             batch = [replace(item, ids=(*item.ids, self.tokenizer.eos_token_id)) for item in batch]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.state.batch)
-        start = self.adapter.weight(i).double().clone()
         if solver.joint:
             self.adapter.set_weight(i, self.pretrained[i])
+        start = self.adapter.weight(i).double().clone()
         with clock("solve"), self._calling(solver), torch.enable_grad():
             remembered = solver.fit(
                 self.adapter.model,
@@ -443,8 +444,8 @@ class Editor:
         evaluated = {}
         for i, weight in after.items():
             change = weight.double() - self.pretrained[i].double()
-            change = self._passed(processes, change, i, weight, clock)
-            evaluated[i] = (self.pretrained[i].double() + change).to(self.dtype)
+            before = self.pretrained[i].double()
+            evaluated[i] = (before + self._passed(processes, change, i, before, clock)).to(self.dtype)
         return evaluated
 
     def _show(self, weights: Matrices) -> None:

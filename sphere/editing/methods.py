@@ -180,7 +180,13 @@ def resolve(
     later = [_find("sphere.postprocesses", POSTPROCESSES, PostProcess, each, name, packages) for each in wanted]
     given = [row.hyperparameters | {VALUES: row.values}, dict(hyperparameters or {}), fixed]
     values = _values(given, name)
-    settings = {key: value for each in given for key, value in each.items() if not _of_values(key)}
+    settings: dict[str, Any] = {}
+    for each in given:
+        plain = {key: value for key, value in each.items() if not _of_values(key)}
+        for component in (solver, *later):  # one way of saying a thing takes the place of another, said earlier
+            if any(plain.get(key) is not None for key in component.alternatives):
+                settings = {key: value for key, value in settings.items() if key not in component.alternatives}
+        settings |= plain
     valid = {key for component in (solver, *later) for key in component.model_fields}
     for key in settings:
         if key not in valid:

@@ -57,6 +57,8 @@ def _rows(node: dict[str, Any], root: dict[str, Any], prefix: str) -> Iterator[t
         if inner and default.startswith("`{"):
             default = ""
         text = " ".join(field.get("description", "").split())
+        if choices := [each for place in (field, *field.get("anyOf", [])) for each in place.get("enum", [])]:
+            text += f" One of {', '.join(f'`{each}`' for each in choices)}."
         key = f"{name}: {field['const']}" if "const" in field else name
         yield prefix + key, default, text.replace("|", "\\|").replace("``", "`")
         keyed = f"{prefix}{name}.NAME." if field.get("type") == "object" else f"{prefix}{name}."

@@ -32,8 +32,14 @@ from sphere.study.tune import trials, try_on
 SCHEMA = "# yaml-language-server: $schema=../../workflow/schemas/model.schema.json\n"
 
 
-def model_file(path: Path, source: Path, parts: Adapter, layers: Sequence[int], documents: int) -> ModelConfig:
-    """What ``path`` says of the model so far, or a first version; InputError if it is of another model or layers."""
+def model_file(
+    path: Path, source: Path, parts: Adapter, layers: Sequence[int], documents: int, dtype: str | None = None
+) -> ModelConfig:
+    """What ``path`` says of the model so far, or a first version; InputError if it is of another model or layers.
+
+    ``documents`` of text are at hand, or 0. All methods of a file share their key statistics, so that a file which was
+    made with other text is refused too.
+    """
     kind = "path" if source.is_dir() else "gguf"
     layers = list(layers)
     if path.exists():
@@ -41,7 +47,14 @@ def model_file(path: Path, source: Path, parts: Adapter, layers: Sequence[int], 
         place = getattr(found.source, "path", None)
         if place is None or Path(place).resolve() != source.resolve() or list(found.layers) != layers:
             raise InputError(f"{path} is of {place} with layers {list(found.layers)}: name another file with --out")
-        return found
+        if not documents:
+            return found
+        if "statistics" in found.model_fields_set and found.statistics.documents != documents:
+            raise InputError(
+                f"{path}: statistics.documents is {found.statistics.documents}, this --corpus has {documents}: give "
+                "every method the same text, or name another file with --out"
+            )
+        return found.model_copy(update={"statistics": StatisticsSettings(documents=documents)})
     config = parts.model.config
     weight = parts.weight(layers[0])
     shape = {
@@ -55,13 +68,18 @@ def model_file(path: Path, source: Path, parts: Adapter, layers: Sequence[int], 
         "tied": bool(getattr(config, "tie_word_embeddings", False)),
         "gated": hasattr(parts.layer(0).get_submodule(parts.family.projection.rpartition(".")[0]), "act_fn"),
     }
-    plain = {
+    plain: dict[str, Any] = {
         "name": path.stem,
         "source": {"kind": kind, "path": str(source.resolve())},
         "layers": layers,
-        "statistics": {"documents": max(documents, 1)},
         "shape": shape,
     }
+    if documents:
+        plain["statistics"] = {"documents": documents}
+    if dtype is not None:
+        plain["dtype"] = dtype
+    if parts.device.type == "cuda":
+        plain["resources"] = {"gpu": 1}
     return validated(ModelConfig, plain, str(path))
 
 

@@ -129,7 +129,7 @@ def record(
 @cache
 def sources_digest() -> str:
     """sha256 of this package's own Python and YAML files: tells two states of the code apart, committed or not."""
-    root = Path(__file__).parent
+    root = Path(sphere.__file__).parent
     files = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".yaml"))
     return config_digest([[str(path.relative_to(root)), digest(path)] for path in files])
 

@@ -162,7 +162,7 @@ def edit_stream(
             if failure:
                 incidents.append((start, start // batch_size + 1, "stopped" if stopped else "retried", failure))
                 print(f"{incidents[-1][2]} after {start} edits: {failure}", flush=True)
-            elif records[-1].skipped:
+            if not stopped and records[-1].skipped:
                 incidents.append((start, start // batch_size + 1, "skipped", records[-1].skipped))
             if stopped:
                 break

@@ -1,8 +1,8 @@
 """Settings tried on held-out edits: a search, the same for every method, and the map over eta and alpha.
 
 The score looks at the whole trial stream, not at its first batch alone: it is the mean, over evaluations along the
-trial, of the harmonic mean of efficacy, generalization and specificity (accuracy family) on all edits made so far. The
-tuning records' facts are none of the test stream's.
+trial, of the harmonic mean of efficacy, generalization and specificity (accuracy family; those that the records have)
+on all edits made so far. The tuning records' facts are none of the test stream's.
 """
 
 from __future__ import annotations
@@ -44,9 +44,13 @@ def trials(grid: Mapping[str, Sequence[Any]], count: int, *, rng: np.random.Gene
 
 
 def score(frame: pd.DataFrame, family: str = "accuracy") -> float:
-    """Harmonic mean of a family's three means; 0 as soon as one of them is."""
-    means = [float(frame[f"{family}_{metric}"].mean()) for metric in METRICS]
-    return len(means) / sum(1 / mean for mean in means) if min(means) > 0 else 0.0
+    """Harmonic mean of the means of a family's three metrics; 0 as soon as one of them is.
+
+    Of those that the records have: MQuAKE's and RippleEdits' bring no neighbourhood prompts.
+    """
+    measured = [frame[f"{family}_{metric}"].dropna() for metric in METRICS]
+    means = [float(values.mean()) for values in measured if len(values)]
+    return len(means) / sum(1 / mean for mean in means) if means and min(means) > 0 else 0.0
 
 
 def tune(

@@ -197,6 +197,14 @@ def test_locft_s_state_is_that_of_one_training_on_all_edits(
         assert ends == [tokenizer.eos_token_id] * 3
     torch.testing.assert_close(weights[0], weights[1], rtol=1e-9, atol=1e-12)
     assert not torch.equal(weights[0], made.pretrained[LAYERS[-1]])
+    projected = [
+        editor(tiny_model("llama", len(tokenizer)).double(), tokenizer, "locft+sphere", settings=settings)
+        .run(REQUESTS, batch_size=size)
+        .weights[LAYERS[-1]]
+        for size in (1, 3)
+    ]
+    torch.testing.assert_close(*projected, rtol=1e-9, atol=1e-12)
+    assert not torch.equal(projected[0], weights[0])
     tokenizer.eos_token = None
     with pytest.raises(InputError, match="locft learns the end of a text, but the tokenizer has no eos_token"):
         editor(tiny_model("llama", len(tokenizer)), tokenizer, "locft").run(REQUESTS, batch_size=3)

@@ -39,6 +39,7 @@ from sphere.editing.state import EditState
 from sphere.editing.stats import Statistics
 from sphere.errors import InputError, NumericalError
 from sphere.geometry import linalg
+from sphere.geometry.energy import measure_energy
 from sphere.models.adapters import Adapter, adapter
 from sphere.study.stages import ENERGY_COLUMNS
 
@@ -304,6 +305,22 @@ def test_pruned_weights_are_evaluated_and_unpruned_carried(
         assert torch.equal(adapter(model).weight(i), pruned.weights[i])
         change, whole = pruned.weights[i] - pruned.pretrained[i], pruned.carried[i] - pruned.pretrained[i]
         assert torch.linalg.matrix_norm(change, 2) < 0.99 * torch.linalg.matrix_norm(whole, 2)
+
+
+def test_what_stands_behind_prune_is_handed_the_weight_before_the_accumulated_update(
+    tiny_model: ModelMaker, tiny_tokenizer: TokenizerMaker
+) -> None:
+    """Scatter moves the energy by the share that it is asked for, away from the pretrained weight's."""
+    tokenizer, share = tiny_tokenizer(True), 0.05
+    model = tiny_model("llama", len(tokenizer)).double()
+    method = resolve("prune+scatter", hyperparameters={"second_moment_weight": 1e-3, "share": share})
+    state = Editor(
+        model, tokenizer, method, layers=LAYERS, values=ValueSettings(steps=3, lr=5.0, clamp_norm_factor=20.0),
+        contexts=CONTEXTS, statistics=statistics(model),
+    ).run(REQUESTS, batch_size=1)  # fmt: skip
+    for i in LAYERS:
+        moved = measure_energy(state.weights[i]).mean / measure_energy(state.pretrained[i]).mean - 1
+        assert abs(moved) == pytest.approx(share, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["ft", "rome", "sphere"])

@@ -113,6 +113,22 @@ def test_folder_digest_sees_names_and_contents_but_no_hidden_files(tmp_path: Pat
     assert files.digest(tmp_path / "copy") == files.digest(folder)
 
 
+def test_another_solver_is_other_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that was cut off goes on by the code that began it: all of the package's, not the study's wing alone."""
+    package = Path(sphere.__file__).parent
+    shutil.copytree(package, tmp_path / "sphere", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(sphere, "__file__", str(tmp_path / "sphere" / "__init__.py"))
+    found = set()
+    for name in ("editing/solvers/memit.py", "editing/methods.yaml", "geometry/energy.py", None):
+        provenance.sources_digest.cache_clear()
+        found.add(provenance.sources_digest())
+        if name is not None:
+            with (tmp_path / "sphere" / name).open("a", encoding="utf-8") as file:
+                file.write("\n")
+    provenance.sources_digest.cache_clear()
+    assert len(found) == 4
+
+
 def test_provenance_says_what_made_the_artefact(tmp_path: Path) -> None:
     model = make(tmp_path / "model.txt", "weights")
     state = make(tmp_path / "stream" / "state.txt", "edited", model, settings={"ridge": 10})

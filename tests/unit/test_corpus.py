@@ -24,7 +24,7 @@ def test_a_corpus_comes_from_parquet_or_text(tmp_path: Path) -> None:
     for name in ("a.parquet", "a.txt"):
         extract_corpus(tmp_path / name, tmp_path / "out.txt", column="text", documents=2)
         assert (tmp_path / "out.txt").read_text(encoding="utf-8") == "One.\nStill one.\n\nTwo: 東京.\n\n"
-    with pytest.raises(InputError, match=r"has 2 texts, statistics.documents asks for 3: lower it"):
+    with pytest.raises(InputError, match=r"has 2 texts, statistics.documents .* asks for 3: lower it"):
         extract_corpus(tmp_path / "a.parquet", tmp_path / "more.txt", column="text", documents=3)
     assert not (tmp_path / "more.txt").exists()
     with pytest.raises(InputError, match=r"no column 'body': set corpus\.column to one of id, text"):

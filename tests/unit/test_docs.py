@@ -106,6 +106,20 @@ def test_named_files_are_there(page: Path) -> None:
         assert (ROOT / target).exists() or "NAME" in target, target
 
 
+def test_no_documented_command_has_a_target_behind_its_configuration() -> None:
+    """Snakemake takes every word behind ``--config``, up to the next option, for a setting."""
+    found = 0
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for line in re.findall(r"snakemake [^`#\n]*--config [^`#\n]*", text):
+            words = re.sub(r"(['\"]).*?\1", lambda quoted: quoted[0].replace(" ", ""), line).split()
+            behind = words[words.index("--config") + 1 :]
+            end = next((i for i, word in enumerate(behind) if word.startswith("-")), len(behind))
+            assert all("=" in word for word in behind[:end]), f"{page.name}: {line}"
+            found += 1
+    assert found > 20
+
+
 def test_every_footgun_names_a_test_that_is_there() -> None:
     tables = [row for body in sections(read("footguns.md"), 2).values() if "| test |" in body for row in rows(body)]
     assert len(tables) > 20

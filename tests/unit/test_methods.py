@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from sphere.config.base import read_settings
+from sphere.config.model import ModelConfig
 from sphere.config.values import ValueSettings
 from sphere.editing import methods
 from sphere.editing.methods import Method, method_names, resolve
@@ -103,10 +105,32 @@ def test_a_threshold_belongs_to_a_model_and_a_share_is_the_default_elsewhere():
     assert rule(nullspace_threshold=0.02, nullspace_fraction=0.8) == (0.02, 0.8, False)
     with pytest.raises(InputError, match="give nullspace_threshold or nullspace_fraction"):
         rule(nullspace_fraction=None)
+    for fixed, wanted in (("nullspace_threshold=0.02", (0.02, None)), ("nullspace_fraction=0.8", (None, 0.8))):
+        for file in ({"nullspace_fraction": 0.7}, {"nullspace_threshold": 0.5}):
+            settings = resolve(f"alphaedit@{fixed}", hyperparameters=file).hyperparameters
+            assert (settings["nullspace_threshold"], settings["nullspace_fraction"]) == wanted, "the name goes over all"
     paper = load_study("paper")
     for name in paper.models:
         for method in ("alphaedit", "sphere"):
             assert paper.models[name].hyperparameters(method)["nullspace_threshold"] == 0.02
+
+
+def test_a_method_and_its_control_differ_in_the_control_alone():
+    """C9 and C10 hold rotate and scatter against MEMIT-seq: what a model's file says of one it says of the other."""
+    for path in sorted(Path("config/models").glob("*.yaml")):
+        model = read_settings(ModelConfig, path)
+        weights = {
+            name: resolve(name, hyperparameters=model.hyperparameters(name)).hyperparameters["second_moment_weight"]
+            for name in ("memit-seq", "rotate", "scatter")
+        }
+        assert len(set(weights.values())) == 1, (path.name, weights)
+
+
+def test_locft_trains_the_layers_that_its_authors_name():
+    for name, layer in (("llama3-8b-instruct", 22), ("qwen2.5-7b-instruct", 6)):
+        model = load_study("paper").models[name]
+        method = resolve("locft", hyperparameters=model.hyperparameters("locft"))
+        assert method.edited_layers(model.layers, model.values) == (layer,)
 
 
 def test_a_name_can_fix_settings():

@@ -19,6 +19,7 @@ from sphere.config.tuning import LocateSettings
 from sphere.config.values import ValueSettings
 from sphere.editing.inspection import inspect
 from sphere.editing.methods import method_names, resolve
+from sphere.editing.stats import read_documents
 from sphere.errors import InputError
 from sphere.models.loading import LoadedModel
 from sphere.study import locate as module
@@ -237,6 +238,21 @@ def test_tune_finds_the_layers_that_locate_recommends(
         assert trials["layers"].tolist() == [layers]
     for name in ("layers.csv", "layers.sets.csv"):
         assert (tmp_path / f"mine.{name}").read_text() == (tmp_path / name).read_text()
+
+
+def test_methods_of_a_file_share_their_text(files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A method tuned without text says nothing of how much there is; a later one with other text is refused."""
+    out, inputs = tmp_path / "mine.yaml", (files / "model", files / "requests.json")
+    few = ("--family", "success", "--edits", 3, "--trials", 1)
+    assert run("tune", *inputs, "--method", "ft", "--layers", "1,2", *few, "--out", out) == 0
+    assert "statistics" not in yaml.safe_load(out.read_text(encoding="utf-8"))
+    assert tune(files, out, "memit", "--trials", 1) == 0, capsys.readouterr().err
+    documents = yaml.safe_load(out.read_text(encoding="utf-8"))["statistics"]["documents"]
+    assert documents == len(read_documents(files / "corpus.txt"))
+    other = tmp_path / "other.txt"
+    other.write_text("One text.\n\nAnother one.", encoding="utf-8")
+    assert run("tune", *inputs, "--method", "memit", "--corpus", other, *few, "--out", out) == 2
+    assert f"statistics.documents is {documents}, this --corpus has 2" in capsys.readouterr().err
 
 
 def test_a_file_of_another_model_is_not_written_over(

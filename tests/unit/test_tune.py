@@ -32,6 +32,8 @@ def test_the_score_is_the_harmonic_mean() -> None:
     assert score(frame(1.0, 1.0, 1.0)) == 1
     assert score(frame(0.5, 0.25, 1.0)) == pytest.approx(3 / (2 + 4 + 1))
     assert score(frame(1.0, 0.0, 1.0)) == 0
+    assert score(frame(0.5, 0.25, float("nan"))) == pytest.approx(2 / (2 + 4)), "records without neighbours"
+    assert score(frame(float("nan"), float("nan"), float("nan"))) == 0
 
 
 def test_trials_are_the_grid_or_a_draw_of_it() -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class NullSpaceSolver(ClosedFormSolver):
     """A solver that reads only from the directions in which text keys have little energy: P = B B^T."""
 
+    alternatives: ClassVar[tuple[str, ...]] = ("nullspace_threshold", "nullspace_fraction")
+
     nullspace_threshold: PositiveFloat | None = None
     """If given, directions whose second-moment eigenvalue is below this may be edited: a model's own number."""
     nullspace_fraction: float | None = Field(default=0.7, gt=0, lt=1)
