@@ -110,7 +110,7 @@ def test_no_documented_command_has_a_target_behind_its_configuration() -> None:
     """Snakemake takes every word behind ``--config``, up to the next option, for a setting."""
     found = 0
     for page in PAGES:
-        text = page.read_text(encoding="utf-8")
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for line in re.findall(r"snakemake [^`#\n]*--config [^`#\n]*", text):
             words = re.sub(r"(['\"]).*?\1", lambda quoted: quoted[0].replace(" ", ""), line).split()
             behind = words[words.index("--config") + 1 :]
