@@ -300,10 +300,32 @@ def test_c2_needs_many_methods(tables: Path) -> None:
     twice = {
         name: pd.concat([frame, frame.assign(method=frame["method"] + "@other")])
         for name, frame in vars(evidence).items()
-        if name in ("paths", "batches")
+        if name in ("paths", "batches", "energy")
     }
     assert twice["paths"]["method"].nunique() == FEWEST_METHODS
-    assert TESTS["C2"](Evidence(**{**vars(evidence), **twice})).verdict == REPRODUCED
+    whole = Evidence(**{**vars(evidence), **twice})
+    assert TESTS["C2"](whole).verdict == REPRODUCED
+
+
+def test_c2_says_whether_energy_tells_more_than_how_far_the_weights_moved(tables: Path) -> None:
+    """Of fourteen methods whose weights decide what is left, and whose energy follows the weights with some noise."""
+    evidence = Evidence.read(tables)
+    rng = np.random.default_rng(0)
+    moved = np.arange(1.0, 15.0)
+    size = {f"m{i}": (each, each + rng.normal(scale=3)) for i, each in enumerate(moved)}
+    first = evidence.paths["method"].iloc[0]
+
+    def of(frame: pd.DataFrame) -> pd.DataFrame:
+        own = frame[frame["method"] == first]
+        return pd.concat([own.assign(method=name) for name in size])
+
+    paths, batches, energy = of(evidence.paths), of(evidence.batches), of(evidence.energy)
+    paths["efficacy"] = 100 - paths["method"].map(lambda name: size[name][0])
+    batches["step"] = batches["method"].map(lambda name: max(size[name][1], 0.01))
+    energy["update_norm"] = energy["weight_norm"] * energy["method"].map(lambda name: size[name][0])
+    reason = TESTS["C2"](Evidence(**{**vars(evidence), "paths": paths, "batches": batches, "energy": energy})).reason
+    assert "14 methods (the weights' path, the sum of ||dW|| / ||W||: −1, p = 0;" in reason
+    assert "energy's with the weights' path held: unknown" in reason
 
 
 def test_a_bound_that_no_method_comes_near_is_vacuous(tables: Path) -> None:

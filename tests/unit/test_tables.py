@@ -31,6 +31,7 @@ from sphere.report.tables.intervals import (
     slope,
     spearman,
     spearman_within,
+    with_held,
 )
 from sphere.report.tables.layout import (
     METRICS,
@@ -46,7 +47,7 @@ from sphere.report.tables.layout import (
 from sphere.report.tables.neurons import sampled_weights
 from sphere.report.tables.render import Cell, Column, Row, Table, as_frame, as_latex, as_markdown, ranks
 from sphere.report.tables.stream import batch_seconds, energy_table, warning_table
-from sphere.report.tables.trajectories import early_warnings, energy_by_batch, trajectories
+from sphere.report.tables.trajectories import early_warnings, energy_by_batch, trajectories, weight_paths
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "config" / "published"
@@ -123,6 +124,28 @@ def test_spearman_within_strata_knows_nothing_of_what_differs_between_them() -> 
     assert spearman_within([*up, 101, 102, 103], [*down, -7, -8, -9], [0, 0, 0, 1, 1, 1]) == pytest.approx(-1)
     assert spearman_within([*up, 900, 900, 900], [*down, 7, 8, 9], [0, 0, 0, 1, 1, 1]) == pytest.approx(-1 / np.sqrt(2))
     assert np.isnan(spearman_within([1, nan, 3], [nan, 1, 3], ["a", "a", "a"]))
+
+
+def test_a_correlation_with_a_third_held_is_that_of_what_the_third_leaves() -> None:
+    """Of ranks without ties: the correlation of the residuals of two lines."""
+    rng = np.random.default_rng(3)
+    z = rng.normal(size=20)
+    x, y = z + rng.normal(size=20), z + rng.normal(size=20)
+    ranked = [stats.rankdata(each) for each in (x, y, z)]
+    left = [each - np.polyval(np.polyfit(ranked[2], each, 1), ranked[2]) for each in ranked[:2]]
+    found = with_held(spearman(x, y), spearman(x, z), spearman(y, z))
+    r = np.corrcoef(*left)[0, 1]
+    assert found.r == pytest.approx(r)
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(r) * np.sqrt(17 / (1 - r * r)), 17))
+    assert np.isnan(with_held(spearman(x, y), spearman(x, x), spearman(y, x)).r), "x tells all of itself"
+
+
+def test_the_weights_path_is_the_sum_of_the_updates_sizes() -> None:
+    names = {"model": "m", "dataset": "d", "method": "memit", "seed": 0}
+    rows = [(0, 0, 4, 0.0, 2.0), (10, 1, 4, 1.0, 2.0), (10, 1, 5, 3.0, 4.0), (20, 2, 4, 0.5, 2.0), (20, 2, 5, 1.0, 4.0)]
+    energy = pd.DataFrame(rows, columns=["edits", "batch", "layer", "update_norm", "weight_norm"]).assign(**names)
+    (found,) = weight_paths(energy)["weight_path"]
+    assert found == pytest.approx((0.5 + 0.75) / 2 + 0.25)
 
 
 def test_spearman_leaves_out_nan_and_ranks_infinity() -> None:
