@@ -25,6 +25,7 @@ from sphere.report import style
 from sphere.report.figures import FIGURES, write_all
 from sphere.report.figures.curves import training
 from sphere.report.figures.energy import ellipse, energy_accuracy, energy_change, regression, theorem_bound
+from sphere.report.figures.movement import PATHS
 from sphere.report.figures.neurons import neuron_cosine, neuron_map
 from sphere.report.figures.panels import in_rows
 from sphere.report.style import COLUMN, METRIC_LOOKS, PAGE, RC, drawing, fit_integers, legend_above, log_limits, look
@@ -257,6 +258,24 @@ def test_perplexity_has_a_panel_of_its_own_scale(drawn: list[Figure], tmp_path: 
         assert top < 115
         assert top > max(float(np.max(line.get_ydata())) for line in axis.lines)  # no marker on the edge is cut
     assert panel.get_ylim()[1] > 101.2
+
+
+def test_movement_sets_the_last_efficacy_against_both_paths(drawn: list[Figure], tmp_path: Path) -> None:
+    scope = made_up_study.study(datasets=["zsre"], methods=["memit", "alphaedit", "sphere", "rotate"])
+    root = made_up_study.make_results(tmp_path, scope)
+    gather(root, scope, root / "tables")
+    FIGURES["movement"](root / "tables", tmp_path / "a")
+    check_texts(drawn[0], "movement")
+    left, right = (axis for axis in drawn[0].axes if axis.get_visible())
+    assert [axis.get_xlabel() for axis in (left, right)] == list(PATHS.values())
+    editing = load(root / "tables", "editing_summary")
+    wanted = editing[(editing["metric"] == "efficacy") & (editing["metric_family"] == "accuracy")]
+    means = 100 * wanted[wanted["edits"] == wanted["edits"].max()].groupby("method")["mean"].mean()
+    for axis in (left, right):
+        points = {line.get_label(): float(line.get_ydata()[0]) for line in axis.lines}
+        assert points["SPHERE"] == pytest.approx(means["sphere"])
+        assert len(points) == 4
+        assert "n = 3" in axis.get_title(loc="left"), "controls are drawn and not counted"
 
 
 def test_a_panel_of_its_own_scale_shows_where_its_curves_are_and_makes_no_trend_of_rounding(

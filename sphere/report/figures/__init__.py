@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from sphere.evaluation.neurons import Weight
-from sphere.report.figures import curves, energy, neurons, side_by_side, tracing
+from sphere.report.figures import curves, energy, movement, neurons, side_by_side, tracing
 from sphere.report.tables.editing import read_paper
 from sphere.report.tables.layout import dataset_label, method_label, paper_name
 from sphere.report.tables.neurons import sampled_weights
@@ -68,6 +68,7 @@ def _groups(tables: Path, model: str | None, dataset: str | None) -> dict[str, M
 _FROM_TABLES: dict[str, Callable[[Selection, Path, Path | None], None]] = {
     "energy_accuracy": lambda read, stem, _: energy.energy_accuracy(_paths(read), stem),
     "energy_change": lambda read, stem, _: energy.energy_change(_paths(read), stem),
+    "movement": lambda read, stem, _: movement.movement(_paths(read), read("energy_summary"), stem),
     "theorem_bound": lambda read, stem, _: energy.theorem_bound(read("energy_summary"), stem),
     "early_warning": lambda read, stem, _: energy.early_warning(
         _paths(read), energy_by_batch(read("energy_summary")), stem
