@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -51,7 +51,15 @@ class DatasetConfig(Settings):
 class CorpusSettings(Settings):
     """Natural text for the key statistics of models that are not the world's."""
 
-    item: str
+    item: str | None = None
     """The row of config/sources.tsv: a parquet file, or text in which blank lines separate documents."""
+    path: Path | None = None
+    """Or a file of yours of either kind."""
     column: str = "text"
     """The column of a parquet file that holds the text."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.item is None) == (self.path is None):
+            raise ValueError("give item, a row of sources.tsv, or path, a file of yours")
+        return self

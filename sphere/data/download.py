@@ -246,7 +246,7 @@ def _check(source: Source, file: Path, locks: Path) -> dict[str, Any]:
                 raise InputError(
                     f"{source.path or public(source.url)} has {found[key]} {unit}, {where} has {wanted} for "
                     f"{source.name!r}: it was changed or cut off; one that is meant to differ goes into the study with "
-                    "source: path (a dataset) or has a row of its own in sources.tsv (a text)"
+                    "source: path (a dataset) or corpus.path (a text)"
                 )
     return found
 

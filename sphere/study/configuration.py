@@ -244,7 +244,11 @@ def _check_sources(path: Path, whole: Study) -> None:
     if whole.study.neutral is not None:
         _check_neutral(path, whole, whole.study.neutral)
     if whole.study.corpus is not None:
-        _known(f"{path}: corpus.item", whole.study.corpus.item, rows["file"])
+        item, own_text = whole.study.corpus.item, whole.study.corpus.path
+        if item is not None:
+            _known(f"{path}: corpus.item", item, rows["file"])
+        if own_text is not None and not isfile(own_text):
+            raise InputError(f"{path}: corpus.path: {own_text} is not there")
     for name, model in whole.models.items():
         if isinstance(model.source, HubSource) and whole.model_source(model) is None:
             ids = [row.url for row in whole.sources.values() if row.kind == "model"]

@@ -124,6 +124,8 @@ MISTAKES: list[tuple[str, Callable[[dict[str, Any]], Any], list[str]]] = [
         ["datasets.zsre", "word_weights need references"],
     ),
     (STUDY, lambda d: d.update(corpus={"item": "wikipedai"}), ["corpus.item", "did you mean 'wikipedia'?"]),
+    (STUDY, lambda d: d.update(corpus={"path": "nowhere.txt"}), ["corpus.path: nowhere.txt is not there"]),
+    (STUDY, lambda d: d.update(corpus={}), ["corpus: give item, a row of sources.tsv, or path, a file of yours"]),
     (STUDY, lambda d: d["tasks"].update(names=["sphere_rte_zeroshto"]), ["did you mean 'sphere_rte_zeroshot'?"]),
     (STUDY, lambda d: d["tasks"].update(names=["gsm8"]), ["unknown task 'gsm8': did you mean 'gsm8k'?"]),
     (STUDY, lambda d: d["tasks"].update(names=["world_nil"]), ["task 'world_nil'", "did you mean 'world_nli'?"]),

@@ -74,3 +74,12 @@ def test_files_of_ones_own_stand_for_every_download(workplace: Workplace, monkey
     assert Path(results / "own" / "own" / "model" / "config.json").resolve() == folder / "model" / "config.json"
     assert verify(results / "downloads" / "multi_counterfact.json")["sha256"] == digest(folder / "records.json")
     assert not (folder / "config" / "sources.lock").exists(), "only downloads are recorded"
+    texts = {"corpus": {"path": "texts.txt"}}
+    (folder / "config" / "studies" / "own.yaml").write_text(yaml.safe_dump(STUDY | texts), encoding="utf-8")
+    run = workplace.snakemake(
+        *(f"results/own/{target}" for target in ("corpus.txt", "corpus/tasks")),
+        config=["study=own", f"sources={json.dumps(places)}"],
+    )
+    assert run.status == 0, run.output[-4000:]
+    assert run.jobs == {"extract_corpus": 1, "held_out": 1}, "a text of one's own goes the same way, without a download"
+    assert verify(results / "own" / "corpus.txt")["ancestors"] == {"../../texts.txt": digest(folder / "texts.txt")}

@@ -136,6 +136,11 @@ def own(*names):
     return lambda wildcards: (list(names) if STUDY.datasets[wildcards.dataset].source == "path" else [])
 
 
+# the text behind <study>/corpus.txt: a download's, or the user's own
+CORPUS_FILE = (str(STUDY.corpus.path or downloaded(STUDY.corpus.item))) if STUDY.corpus else []
+OWN_CORPUS = ["file"] if STUDY.corpus and STUDY.corpus.path else []
+
+
 def statistics_corpus(wildcards):
     """The text that key statistics are taken from."""
     return "<study>/corpus.txt" if STUDY.corpus else "<study>/world/corpus.txt"

@@ -78,11 +78,12 @@ rule fetch_dataset:
 
 rule extract_corpus:
     input:
-        file=downloaded(STUDY.corpus.item) if STUDY.corpus else [],
+        file=CORPUS_FILE,
     output:
         corpus=ensure("<study>/corpus.txt", non_empty=True),
     params:
         column=STUDY.corpus.column if STUDY.corpus else None,
+        sources=OWN_CORPUS,
         documents=CORPUS_TEXTS,
     log:
         "<logs>/extract_corpus.log",
@@ -102,11 +103,12 @@ rule extract_corpus:
 
 rule held_out:
     input:
-        file=downloaded(STUDY.corpus.item) if STUDY.corpus else [],
+        file=CORPUS_FILE,
     output:
         tasks=directory("<study>/corpus/tasks"),
     params:
         column=STUDY.corpus.column if STUDY.corpus else None,
+        sources=OWN_CORPUS,
         skip=CORPUS_TEXTS,
     log:
         "<logs>/held_out.log",
