@@ -13,10 +13,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 reproduce: setup
 	snakemake --cores all $$(test -t 2 && echo --logger rich) --config study=$(STUDY)
 
-# Two files of tests at a time, and one thread a test. They begin in this order: those that fill the machine or wait for
-# it first, and the many short ones last, which go wherever a core is free.
+# Three files of tests at a time on two cores, since a third of the time they wait, and one thread a test. They begin in
+# this order: those that fill the machine or wait for it first, and the many short ones last, wherever a core is free.
 test: lint packages
-	OMP_NUM_THREADS=1 pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		tests/workflow tests/slurm tests/reliability tests/parity tests/unit
 
 # Every fault many times over, and the table of docs/reliability.md.
