@@ -58,7 +58,7 @@ def _panel(axis: Axes, own: pd.DataFrame, name: str) -> None:
     for method in ordered_methods(means.index):
         seeds = own.loc[own["method"] == method, "efficacy"]
         reach = over_seeds(seeds).half_width if len(seeds) > 1 else np.nan
-        x, y = (float(value) for value in means.loc[method, [name, "efficacy"]])
+        x, y = means.loc[method, [name, "efficacy"]].to_numpy(dtype=float)
         axis.vlines(x, y - reach, min(y + reach, 100), color=look(method).colour, linewidth=0.8)
         axis.plot(x, y, **{**look(method).line, "linestyle": "none"})
     middle, most = float(means[name].median()), float(means[name].max())
