@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 FIELD = re.compile(r"\{(?P<file>[^|}]+)\|(?P<label>[^|}]+)\|(?P<column>[^|}]+)\|(?P<like>[^}]+)\}")
 """A number of a sentence: file, row, column, and how many digits it is given with."""
 LONG, METHODS = "smollm2-long", "smollm2-methods"
-PUBLISHED, SEEDS = "smollm2-published", "smollm2-seeds"
+PUBLISHED, SEEDS, ZSRE = "smollm2-published", "smollm2-seeds", "smollm2-zsre"
 
 SENTENCES = {
     "docs/results.md": [
@@ -36,6 +36,7 @@ SENTENCES = {
         f"at {{{LONG}/energy.csv|Rotation (control)|weight_path|0.0}} it keeps "
         f"{{{LONG}/checkpoints.csv|Rotation (control)|efficacy, 3,900 edits|0}} %, as BetaEdit does at "
         f"{{{LONG}/energy.csv|BetaEdit|weight_path|0.0}}",
+        f"(on zsRE under the papers' protocol SPHERE is {{{ZSRE}/claims.csv|C6|effect|0.0}} points from AlphaEdit)",
         f"the mean under published settings is a loss, {{{PUBLISHED}/claims.csv|C6|effect|0.0}} points "
         f"[{{{PUBLISHED}/claims.csv|C6|ci_low|0.0}}, {{{PUBLISHED}/claims.csv|C6|ci_high|0.0}}]",
         f"the unedited model that is told a fact gives {{{LONG}/editing_accuracy.csv|In context|efficacy|0}} %",
