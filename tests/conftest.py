@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     Gemma2Config,
@@ -35,6 +36,9 @@ from workplace import copied, finished, reconfigured, whole_study, workplace
 from sphere.config.world import WorldSettings
 from sphere.data.world.people import create
 from sphere.data.world.records import records as world_records
+
+settings.register_profile("sphere", deadline=None)  # nothing is timed in a test: a busy machine is no failure
+settings.load_profile("sphere")
 
 # Fixtures: one run of the smoke study serves all tests.
 __all__ = ["copied", "finished", "reconfigured", "whole_study", "workplace"]
