@@ -218,8 +218,8 @@ def _latex_number(value: float, column: Column) -> str:
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "Δ": r"$\Delta$", "Σ": r"$\Sigma$",
-    "η": r"$\eta$", "α": r"$\alpha$", "≥": r"$\geq$", "≤": r"$\leq$", "|": r"$|$", "†": r"$\dagger$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "−": "$-$", "Δ": r"$\Delta$",
+    "Σ": r"$\Sigma$", "η": r"$\eta$", "α": r"$\alpha$", "≥": r"$\geq$", "≤": r"$\leq$", "|": r"$|$", "†": r"$\dagger$",
 }  # fmt: skip
 
 
