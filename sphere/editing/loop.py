@@ -443,9 +443,9 @@ class Editor:
             return after
         evaluated = {}
         for i, weight in after.items():
-            change = weight.double() - self.pretrained[i].double()
             before = self.pretrained[i].double()
-            evaluated[i] = (before + self._passed(processes, change, i, before, clock)).to(self.dtype)
+            change = self._passed(processes, weight.double() - before, i, before, clock)
+            evaluated[i] = (before + change).to(self.dtype)
         return evaluated
 
     def _show(self, weights: Matrices) -> None:

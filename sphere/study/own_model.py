@@ -54,7 +54,8 @@ def model_file(
                 f"{path}: statistics.documents is {found.statistics.documents}, this --corpus has {documents}: give "
                 "every method the same text, or name another file with --out"
             )
-        return found.model_copy(update={"statistics": StatisticsSettings(documents=documents)})
+        statistics = found.statistics.model_copy(update={"documents": documents})
+        return found.model_copy(update={"statistics": statistics})
     config = parts.model.config
     weight = parts.weight(layers[0])
     shape = {

@@ -249,6 +249,12 @@ def test_methods_of_a_file_share_their_text(files: Path, tmp_path: Path, capsys:
     assert tune(files, out, "memit", "--trials", 1) == 0, capsys.readouterr().err
     documents = yaml.safe_load(out.read_text(encoding="utf-8"))["statistics"]["documents"]
     assert documents == len(read_documents(files / "corpus.txt"))
+    by_hand = out.read_text(encoding="utf-8").replace(
+        f"documents: {documents}", f"documents: {documents}, max_length: 64"
+    )
+    out.write_text(by_hand, encoding="utf-8")
+    assert tune(files, out, "memit", "--trials", 1) == 0, capsys.readouterr().err
+    assert yaml.safe_load(out.read_text(encoding="utf-8"))["statistics"] == {"documents": documents, "max_length": 64}
     other = tmp_path / "other.txt"
     other.write_text("One text.\n\nAnother one.", encoding="utf-8")
     assert run("tune", *inputs, "--method", "memit", "--corpus", other, *few, "--out", out) == 2

@@ -22,9 +22,9 @@ from sphere.report.claims.evidence import (
     said_of,
     stops,
 )
-from sphere.report.claims.hypotheses import PLACE, at_last_checkpoint, difference
+from sphere.report.claims.hypotheses import PLACE, difference
 from sphere.report.tables.layout import METRICS, PRE_EDITED, ROTATION, TWIN, method_label, scattered_pairs
-from sphere.report.tables.trajectories import RUN
+from sphere.report.tables.trajectories import RUN, at_last_checkpoint
 from sphere.report.verdicts import REPRODUCED, signed
 
 
@@ -42,10 +42,8 @@ def constant_energy_lasts(evidence: Evidence) -> Finding:
     runs = known.groupby(list(RUN), sort=False)
     if known.empty or (runs["edits"].nunique() < 2).any():
         raise UntestableError("needs two checkpoints or more of both")
-    first, last = runs[list(METRICS)].nth(0), runs[list(METRICS)].nth(-1)
-    change = known.loc[last.index, list(RUN)].reset_index(drop=True)
-    change[list(METRICS)] = last.to_numpy() - first.to_numpy()
-    end = known.loc[last.index, [*RUN, *METRICS]]
+    first, last = (runs.nth(place_in_run).set_index(list(RUN))[list(METRICS)] for place_in_run in (0, -1))
+    change, end = (last - first).reset_index(), last.reset_index()
     parts = _parts(change, ROTATION, TWIN, "change since the first checkpoint, rotation minus MEMIT-seq")
     whole = pooled(
         "all", "rotation minus MEMIT-seq: change of the metrics' mean since the first checkpoint", "points", parts

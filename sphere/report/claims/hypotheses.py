@@ -33,7 +33,15 @@ from sphere.report.tables.layout import (
     projected_pairs,
 )
 from sphere.report.tables.stream import batch_seconds
-from sphere.report.tables.trajectories import FEWEST_CHECKPOINTS, RUN, energy_correlations, steps, weight_paths
+from sphere.report.tables.trajectories import (
+    FEWEST_CHECKPOINTS,
+    RUN,
+    at_last_checkpoint,
+    energy_correlations,
+    energy_paths,
+    steps,
+    weight_paths,
+)
 from sphere.report.verdicts import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TOO_FEW, TREND, VACUOUS, signed
 
 PLACE = ["model", "dataset"]
@@ -101,9 +109,9 @@ def lasting_methods_move_energy_less(evidence: Evidence) -> Finding:
     An update that moves the weights moves HE as well, so the reason says beside it what the weights' own path has.
     """
     final = at_last_checkpoint(evidence.paths)
-    path = evidence.batches.assign(step=evidence.batches["step"].abs())
-    length = path.groupby(list(RUN))["step"].sum(min_count=1).rename("he_path").reset_index()
-    joined = final.merge(length, on=list(RUN)).merge(weight_paths(evidence.energy), on=list(RUN), how="left")
+    joined = final.merge(energy_paths(evidence.batches), on=list(RUN)).merge(
+        weight_paths(evidence.energy), on=list(RUN), how="left"
+    )
     ranks: list[Part] = []
     for (model, dataset), own in joined.groupby(PLACE, sort=False):
         by_seed = per_seed(own, lambda run: spearman(run["he_path"], run["efficacy"]).r)
@@ -332,13 +340,6 @@ def _left_out(evidence: Evidence, whole: Part) -> str:
     return stops(evidence) + (
         f"; left out, as a seed is missing: {'; '.join(whole.left_out)}" if whole.left_out else ""
     )
-
-
-def at_last_checkpoint(paths: pd.DataFrame) -> pd.DataFrame:
-    """Rows of each model and dataset at its last checkpoint."""
-    if paths.empty:
-        return paths
-    return paths[paths["edits"] == paths.groupby(PLACE)["edits"].transform("max")]
 
 
 def against_best(

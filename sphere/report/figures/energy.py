@@ -19,6 +19,7 @@ from sphere.report.figures.panels import (
     in_rows,
     panel_title,
     percent,
+    rank_correlation,
     row_label,
     wrapped,
 )
@@ -138,17 +139,9 @@ def _mean_said(found: pd.DataFrame) -> str:
     over = over_seeds(found["r"])
     if len(found) == 1 or not over.n:
         first = found.iloc[0]
-        return _said(Correlation(first["r"], first["p"], first["n"]))
+        return rank_correlation(Correlation(first["r"], first["p"], first["n"]))
     spread = f"± {over.half_width:.2f}" if over.n > 1 else "(one seed)"
     return f"$r_s$ = {over.mean:.2f} {spread}".replace("-", "−")
-
-
-def _said(found: Correlation) -> str:
-    """r_s and p in words short enough for a panel; n where there are too few checkpoints for either."""
-    if np.isnan(found.r):
-        return f"$r_s$ undefined (n = {found.n})"
-    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
-    return f"$r_s$ = {found.r:.2f}, {p}".replace("-", "−")
 
 
 def energy_change(paths: pd.DataFrame, stem: Path) -> None:
@@ -172,7 +165,7 @@ def energy_change(paths: pd.DataFrame, stem: Path) -> None:
                 axis.set_xscale("log")
                 points = own[own[metric].notna()]
                 _change_panel(axis, points, metric)
-                correlation = _said(spearman(points["he_step"], points[metric]))
+                correlation = rank_correlation(spearman(points["he_step"], points[metric]))
                 title = f"{metric.capitalize()}\n{correlation}, n = {len(points)}"
                 axis.set_title(title, loc="left", linespacing=1.2)
             quantity = f"|Δ {family_label(family_of(dataset))}| (points)"

@@ -8,14 +8,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from sphere.report.figures.panels import combinations, empty, percent, row_label
+from sphere.report.figures.panels import combinations, empty, percent, rank_correlation, row_label
 from sphere.report.style import drawing, grid, legend_above, look, say_nothing_to_draw, width_of
 from sphere.report.tables.intervals import over_seeds, spearman
 from sphere.report.tables.layout import is_control, ordered_methods
-from sphere.report.tables.trajectories import RUN, energy_by_batch, weight_paths
+from sphere.report.tables.trajectories import RUN, at_last_checkpoint, energy_by_batch, energy_paths, weight_paths
 
 PATHS = {"he_path": "Path of the energy (%)", "weight_path": "Path of the weights, Σ ||ΔW|| / ||W||"}
-FEWEST = 3
 FAR = 10.0
 """Times the median path: beyond it the axis is logarithmic, from the median on."""
 
@@ -26,10 +25,8 @@ def movement(paths: pd.DataFrame, energy: pd.DataFrame, stem: Path) -> None:
     ``paths`` are trajectories, ``energy`` the energy_summary. r_s is over the means of the methods without the
     controls, as claim C2 has it.
     """
-    moved = energy_by_batch(energy).assign(step=lambda frame: frame["step"].abs())
-    length = moved.groupby(list(RUN))["step"].sum(min_count=1).rename("he_path").reset_index()
-    last = paths[paths["edits"] == paths.groupby(["model", "dataset"])["edits"].transform("max")]
-    joined = last.merge(length, on=list(RUN)).merge(weight_paths(energy), on=list(RUN), how="left")
+    joined = at_last_checkpoint(paths).merge(energy_paths(energy_by_batch(energy)), on=list(RUN))
+    joined = joined.merge(weight_paths(energy), on=list(RUN), how="left")
     joined = joined.dropna(subset=["he_path", "efficacy"])
     found = combinations(joined)
     if not found:
@@ -67,9 +64,5 @@ def _panel(axis: Axes, own: pd.DataFrame, name: str) -> None:
         axis.set_xticks([0, *10.0 ** np.arange(np.ceil(np.log10(middle)), np.floor(np.log10(most)) + 1)])
     compared = means[[not is_control(str(method)) for method in means.index]]
     rank = spearman(compared[name], compared["efficacy"])
-    said = f"n = {rank.n}"
-    if rank.n >= FEWEST and np.isfinite(rank.r):
-        said = f"$r_s$ = {rank.r:.2f}, {'p < 0.001' if rank.p < 0.001 else f'p = {rank.p:.3f}'}, {said}".replace(
-            "-", "−"
-        )
+    said = f"{rank_correlation(rank)}, n = {rank.n}" if np.isfinite(rank.r) else f"n = {rank.n}"
     axis.set_title(said, loc="left")

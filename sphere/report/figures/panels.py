@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from sphere.report.style import Look
+from sphere.report.tables.intervals import Correlation
 from sphere.report.tables.layout import dataset_label, family_label, family_of
 
 ACROSS = 4  # panels side by side: with more, 7 pt text has no room
@@ -51,6 +52,14 @@ def row_label(model: str, dataset: str, quantity: str, *, several: bool) -> str:
     if several:
         return f"{model}\n{dataset_label(dataset)}, {quantity}"
     return quantity[0].upper() + quantity[1:]
+
+
+def rank_correlation(found: Correlation) -> str:
+    """r_s and p in words short enough for a panel; n where there are too few checkpoints for either."""
+    if np.isnan(found.r):
+        return f"$r_s$ undefined (n = {found.n})"
+    p = "p < 0.001" if found.p < 0.001 else f"p = {found.p:.3f}"
+    return f"$r_s$ = {found.r:.2f}, {p}".replace("-", "−")
 
 
 def band(axis: Axes, frame: pd.DataFrame, value: str, look: Look) -> None:

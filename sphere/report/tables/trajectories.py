@@ -39,6 +39,19 @@ def energy_by_batch(energy: pd.DataFrame) -> pd.DataFrame:
     return frame[columns].reset_index(drop=True)
 
 
+def at_last_checkpoint(paths: pd.DataFrame) -> pd.DataFrame:
+    """Rows of each model and dataset at its last checkpoint."""
+    if paths.empty:
+        return paths
+    return paths[paths["edits"] == paths.groupby(["model", "dataset"])["edits"].transform("max")]
+
+
+def energy_paths(batches: pd.DataFrame) -> pd.DataFrame:
+    """How far each stream moved its energy, back and forth: RUN and he_path, in percent, from ``energy_by_batch``."""
+    steps_taken = batches.assign(step=batches["step"].abs()).groupby(list(RUN))["step"]
+    return steps_taken.sum(min_count=1).rename("he_path").reset_index()
+
+
 def weight_paths(energy: pd.DataFrame) -> pd.DataFrame:
     """How far each stream moved its weights, back and forth: RUN and weight_path.
 
