@@ -75,26 +75,28 @@ def main() -> None:
     tokenizer = train_tokenizer(documents, 2048)
 
     print(f"{given.model}'s shape, {given.dtype}, on {device}" + (" (tiny)" if given.tiny else ""))
-    print("| step | seconds | peak GiB | planned at most GiB |\n| --- | --- | --- | --- |")
+    print("| step | seconds | peak GiB | of it held before | planned at most GiB |\n| --- | --- | --- | --- | --- |")
 
     steps: list[dict[str, Any]] = []
 
     @contextmanager
     def measured(step: str) -> Iterator[None]:
+        found: dict[str, Any] = {"step": step}
         if device.type == "cuda":
             torch.cuda.synchronize(device)
             torch.cuda.empty_cache()  # what an earlier step had reserved is no part of this one's peak
             torch.cuda.reset_peak_memory_stats(device)
+            # The model and what earlier steps made: a job null_space or directions has none of it.
+            found["held_gib"] = torch.cuda.memory_allocated(device) / GIB
         start = time.perf_counter()
         yield
-        found: dict[str, Any] = {"step": step}
         if device.type == "cuda":
             torch.cuda.synchronize(device)
             found["peak_gib"] = torch.cuda.max_memory_reserved(device) / GIB
             found |= {"planned_gib": planned[step] / GIB} if step in planned else {}
         found["seconds"] = time.perf_counter() - start
-        peak, said = (f"{found[key]:.1f}" if key in found else "–" for key in ("peak_gib", "planned_gib"))
-        print(f"| {step} | {found['seconds']:.1f} | {peak} | {said} |", flush=True)
+        sizes = (f"{found[key]:.1f}" if key in found else "–" for key in ("peak_gib", "held_gib", "planned_gib"))
+        print(f"| {step} | {found['seconds']:.1f} | {' | '.join(sizes)} |", flush=True)
         steps.append(found)
         if given.json:
             write_json(steps, given.json)

@@ -21,7 +21,7 @@ from sphere.report.claims.hypotheses import FEWEST_METHODS
 from sphere.report.tables import gather, load
 from sphere.report.tables.intervals import over_seeds
 from sphere.report.tables.layout import METRICS
-from sphere.report.tables.trajectories import FEWEST_CHECKPOINTS
+from sphere.report.tables.trajectories import FEWEST_CHECKPOINTS, RUN
 from sphere.report.verdicts import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TOO_FEW, TREND, VACUOUS, measured
 
 PUBLISHED = Path(__file__).parents[2] / "config" / "published"
@@ -291,6 +291,37 @@ def test_c1_says_when_its_points_are_too_few(tables: Path) -> None:
     assert found.whole.interval.mean == pytest.approx(-1), "the effect is given all the same"
 
 
+def test_c1_says_whether_energy_tells_more_than_the_weights_from_step_to_step(tables: Path) -> None:
+    """Where accuracy falls with the weights' steps alone, nothing of energy's steps is left once theirs are held."""
+    evidence = Evidence.read(tables)
+    rng = np.random.default_rng(1)
+    moved = rng.permuted(np.tile(np.arange(1.0, 6.0), (len(evidence.paths) // 5, 1)), axis=1).ravel()
+    paths = evidence.paths.sort_values([*RUN, "edits"]).assign(he=100.0, he_change=0.0, weight_path=0.0)
+    for name, each in {"weight_path": moved, "he_change": moved + rng.normal(scale=2, size=len(moved))}.items():
+        paths[name] = pd.Series(np.abs(each), index=paths.index).groupby([paths[key] for key in RUN]).cumsum()
+    for metric in METRICS:
+        paths[metric] = 100 - paths["weight_path"]
+    found = TESTS["C1"](Evidence(**{**vars(evidence), "paths": paths}))
+    weights, beside = (
+        next(part for part in found.parts if part.name == name)
+        for name in ("all, steps of the weights", "all, steps of |HE|, the weights' held")
+    )
+    assert weights.interval.mean == pytest.approx(-1)
+    assert not beside.by_seed, "the weights' steps tell all of accuracy's"
+    assert "(of the weights' steps" not in found.reason
+
+    rows = rng.normal(size=(len(paths), len(METRICS)))
+    noisy = paths.assign(**{metric: paths[metric] + rows[:, i] for i, metric in enumerate(METRICS)})
+    found = TESTS["C1"](Evidence(**{**vars(evidence), "paths": noisy}))
+    of_energy, beside = (
+        next(part for part in found.parts if part.name == name).interval.mean
+        for name in ("all, steps of |HE|", "all, steps of |HE|, the weights' held")
+    )
+    assert of_energy < -0.2
+    assert abs(beside) < 0.6 * abs(of_energy)
+    assert "(of the weights' steps, ||dW|| / ||W||: −" in found.reason
+
+
 def test_c2_needs_many_methods(tables: Path) -> None:
     evidence = Evidence.read(tables)
     found = TESTS["C2"](evidence)
@@ -319,11 +350,11 @@ def test_c2_says_whether_energy_tells_more_than_how_far_the_weights_moved(tables
         own = frame[frame["method"] == first]
         return pd.concat([own.assign(method=name) for name in size])
 
-    paths, batches, energy = of(evidence.paths), of(evidence.batches), of(evidence.energy)
+    paths, batches = of(evidence.paths), of(evidence.batches)
     paths["efficacy"] = 100 - paths["method"].map(lambda name: size[name][0])
     batches["step"] = batches["method"].map(lambda name: max(size[name][1], 0.01))
-    energy["update_norm"] = energy["weight_norm"] * energy["method"].map(lambda name: size[name][0])
-    reason = TESTS["C2"](Evidence(**{**vars(evidence), "paths": paths, "batches": batches, "energy": energy})).reason
+    paths["weight_path"] = paths["method"].map(lambda name: size[name][0])
+    reason = TESTS["C2"](Evidence(**{**vars(evidence), "paths": paths, "batches": batches})).reason
     assert "14 methods (the weights' path, the sum of ||dW|| / ||W||: −1, p = 0;" in reason
     assert "energy's with the weights' path held: unknown" in reason
 

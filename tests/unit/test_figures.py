@@ -394,7 +394,7 @@ def test_ellipses_have_their_methods_dash_and_lie_within_the_axes(drawn: list[Fi
     paths = pd.DataFrame(
         [
             {**run, "method": method, "edits": k, "he": 1.0, "he_change": np.exp(rng.normal()) * k,
-             "efficacy": 10 + rng.normal(), "generalization": 50.0, "specificity": 99 * (k % 2)}
+             "weight_path": 1.0 * k, "efficacy": 10 + rng.normal(), "generalization": 50.0, "specificity": 99 * (k % 2)}
             for method in ("memit", "memit+sphere")
             for k in range(1, 12)
         ]

@@ -47,7 +47,15 @@ from sphere.report.tables.layout import (
 from sphere.report.tables.neurons import sampled_weights
 from sphere.report.tables.render import Cell, Column, Row, Table, as_frame, as_latex, as_markdown, ranks
 from sphere.report.tables.stream import batch_seconds, energy_table, warning_table
-from sphere.report.tables.trajectories import early_warnings, energy_by_batch, trajectories, weight_paths
+from sphere.report.tables.trajectories import (
+    RUN,
+    early_warnings,
+    energy_by_batch,
+    steps,
+    trajectories,
+    weight_paths,
+    weights_by_batch,
+)
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "config" / "published"
@@ -146,6 +154,17 @@ def test_the_weights_path_is_the_sum_of_the_updates_sizes() -> None:
     energy = pd.DataFrame(rows, columns=["edits", "batch", "layer", "update_norm", "weight_norm"]).assign(**names)
     (found,) = weight_paths(energy)["weight_path"]
     assert found == pytest.approx((0.5 + 0.75) / 2 + 0.25)
+    assert list(weights_by_batch(energy)["weight_path"]) == pytest.approx([(0.5 + 0.75) / 2, found])
+
+
+def test_steps_have_what_the_weights_moved_in_between(gathered: Path) -> None:
+    energy = load(gathered, "energy_summary")
+    paths = trajectories(load(gathered, "editing_summary"), energy)
+    whole = weight_paths(energy).set_index(list(RUN))["weight_path"]
+    first = paths[paths["edits"] == 20].set_index(list(RUN))["weight_path"]
+    between = steps(paths).groupby(list(RUN))["weight_step"].sum()
+    assert (first > 0).all()
+    pd.testing.assert_series_equal(first + between, whole, check_names=False)
 
 
 def test_spearman_leaves_out_nan_and_ranks_infinity() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from math import nan
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,6 @@ from sphere.report.tables.trajectories import (
     energy_correlations,
     energy_paths,
     steps,
-    weight_paths,
 )
 from sphere.report.verdicts import NOT_REPRODUCED, NOT_TESTED, REPRODUCED, TOO_FEW, TREND, VACUOUS, signed
 
@@ -57,6 +57,7 @@ def collapse_follows_energy(evidence: Evidence) -> Finding:
     The size of the change is used, since the paper's own r_s has both signs (HE falls under AlphaEdit); r_s of HE
     itself, as the paper prints it, is in the details. Both also change with the number of edits alone. So r_s of their
     steps from checkpoint to checkpoint has to be below 0 too: over the steps of all methods, ranked within each stream.
+    An update that moves the weights moves HE as well, so the reason says beside it what the weights' own steps have.
     """
     found = energy_correlations(evidence.paths)
     if found["r_change"].notna().sum() == 0:
@@ -68,22 +69,47 @@ def collapse_follows_energy(evidence: Evidence) -> Finding:
         direct.append(Part(name, "r_s of HE and metric", "", by_seed_of(own, "r")))
     whole = pooled("all", "mean r_s of |HE change| and metric over the checkpoints", "", parts)
     moved = steps(evidence.paths)
-    moves: list[Part] = []
+    of_energy, moves = _over_steps(moved, "steps of |HE|", _energy_and)
+    points, count = int(orders(found)["n"].median()), len(orders(moved))
+    verdict, reason = _coincidence(whole, of_energy, points)
+    if of_energy.by_seed:
+        reason += f"; of {count} steps between checkpoints, ranked within streams, r_s is {said_of(of_energy)}"
+    of_weights, theirs = _over_steps(moved, "steps of the weights", _weights_and)
+    beside, left = _over_steps(moved, "steps of |HE|, the weights' held", _energy_beside_weights_and)
+    if of_weights.by_seed and beside.by_seed:
+        reason += f" (of the weights' steps, ||dW|| / ||W||: {said_of(of_weights)}; energy's with theirs held: "
+        reason += f"{said_of(beside)})"
+    parts += [*direct, *moves, of_energy, *theirs, of_weights, *left, beside]
+    return Finding(whole, verdict, reason, parts)
+
+
+def _over_steps(
+    moved: pd.DataFrame, what: str, measure: Callable[[str, pd.DataFrame], float]
+) -> tuple[Part, list[Part]]:
+    """C1: the mean over places and metrics of what ``measure`` finds in one seed's steps, and what that is of."""
+    parts = []
     for (model, dataset), own in moved.groupby(PLACE, sort=False):
         for metric in METRICS:
-            by_seed = per_seed(own, partial(_within_streams, metric=metric))
-            moves.append(Part(f"{place(model, dataset)}, {metric}", "r_s of the steps within streams", "", by_seed))
-    steps_alone = pooled("all, steps", "mean r_s of the steps of |HE| and metric within streams", "", moves)
-    points, count = int(orders(found)["n"].median()), len(orders(moved))
-    verdict, reason = _coincidence(whole, steps_alone, points)
-    if steps_alone.by_seed:
-        reason += f"; of {count} steps between checkpoints, ranked within streams, r_s is {said_of(steps_alone)}"
-    return Finding(whole, verdict, reason, [*parts, *direct, *moves, steps_alone])
+            by_seed = per_seed(own, partial(measure, metric))
+            parts.append(Part(f"{place(model, dataset)}, {metric}", f"r_s of the {what} within streams", "", by_seed))
+    return pooled(f"all, {what}", f"mean r_s of the {what} and metric within streams", "", parts), parts
 
 
-def _within_streams(moved: pd.DataFrame, metric: str) -> float:
+def _energy_and(metric: str, moved: pd.DataFrame) -> float:
     """r_s of the sizes of HE's steps and the metric's changes, over the steps of one seed's streams."""
     return spearman_within(moved["he_step"].abs(), moved[metric], moved["method"])
+
+
+def _weights_and(metric: str, moved: pd.DataFrame) -> float:
+    """The same of the weights' steps."""
+    return spearman_within(moved["weight_step"], moved[metric], moved["method"])
+
+
+def _energy_beside_weights_and(metric: str, moved: pd.DataFrame) -> float:
+    """That of HE's steps with the weights' held."""
+    both = spearman_within(moved["he_step"].abs(), moved["weight_step"], moved["method"])
+    each = (_energy_and(metric, moved), both, _weights_and(metric, moved))
+    return with_held(*(Correlation(r, nan, len(moved)) for r in each)).r
 
 
 def _coincidence(levels: Part, steps_alone: Part, points: int) -> tuple[str, str]:
@@ -109,9 +135,7 @@ def lasting_methods_move_energy_less(evidence: Evidence) -> Finding:
     An update that moves the weights moves HE as well, so the reason says beside it what the weights' own path has.
     """
     final = at_last_checkpoint(evidence.paths)
-    joined = final.merge(energy_paths(evidence.batches), on=list(RUN)).merge(
-        weight_paths(evidence.energy), on=list(RUN), how="left"
-    )
+    joined = final.merge(energy_paths(evidence.batches), on=list(RUN))
     ranks: list[Part] = []
     for (model, dataset), own in joined.groupby(PLACE, sort=False):
         by_seed = per_seed(own, lambda run: spearman(run["he_path"], run["efficacy"]).r)

@@ -12,7 +12,7 @@ from sphere.report.figures.panels import combinations, empty, percent, rank_corr
 from sphere.report.style import drawing, grid, legend_above, look, say_nothing_to_draw, width_of
 from sphere.report.tables.intervals import over_seeds, spearman
 from sphere.report.tables.layout import is_control, ordered_methods
-from sphere.report.tables.trajectories import RUN, at_last_checkpoint, energy_by_batch, energy_paths, weight_paths
+from sphere.report.tables.trajectories import RUN, at_last_checkpoint, energy_by_batch, energy_paths
 
 PATHS = {"he_path": "Path of the energy (%)", "weight_path": "Path of the weights, Σ ||ΔW|| / ||W||"}
 FAR = 10.0
@@ -26,7 +26,6 @@ def movement(paths: pd.DataFrame, energy: pd.DataFrame, stem: Path) -> None:
     controls, as claim C2 has it.
     """
     joined = at_last_checkpoint(paths).merge(energy_paths(energy_by_batch(energy)), on=list(RUN))
-    joined = joined.merge(weight_paths(energy), on=list(RUN), how="left")
     joined = joined.dropna(subset=["he_path", "efficacy"])
     found = combinations(joined)
     if not found:

@@ -53,17 +53,24 @@ def energy_paths(batches: pd.DataFrame) -> pd.DataFrame:
 
 
 def weight_paths(energy: pd.DataFrame) -> pd.DataFrame:
-    """How far each stream moved its weights, back and forth: RUN and weight_path.
+    """How far each stream moved its weights, back and forth: RUN and weight_path, where ``weights_by_batch`` ends."""
+    return weights_by_batch(energy).groupby(list(RUN))["weight_path"].last().reset_index()
 
-    The sum over the recorded batches of ||dW|| / ||W||, averaged over the edited layers: beside the path of HE, what
-    HE is to tell more than.
+
+def weights_by_batch(energy: pd.DataFrame) -> pd.DataFrame:
+    """One row a stream and recorded batch: RUN, edits, weight_path.
+
+    weight_path is the sum so far of ||dW|| / ||W||, averaged over the edited layers: beside the path of HE, what HE is
+    to tell more than.
     """
+    columns = [*RUN, "edits", "weight_path"]
     if not {"update_norm", "weight_norm"} <= set(energy.columns):
-        return pd.DataFrame(columns=[*RUN, "weight_path"])
+        return pd.DataFrame(columns=columns)
     moved = energy[energy["batch"] > 0]
-    moved = moved.assign(ratio=moved["update_norm"] / moved["weight_norm"])
-    by_batch = moved.groupby([*RUN, "batch"])["ratio"].mean()
-    return by_batch.groupby(list(RUN)).sum(min_count=1).rename("weight_path").reset_index()
+    moved = moved.assign(weight_path=moved["update_norm"] / moved["weight_norm"])
+    found = moved.groupby([*RUN, "batch", "edits"])["weight_path"].mean().reset_index()
+    found["weight_path"] = found.groupby(list(RUN))["weight_path"].cumsum()
+    return found[columns]
 
 
 def largest_changes(moved: pd.DataFrame) -> pd.Series:
@@ -79,7 +86,7 @@ def typical_change(largest: pd.Series) -> float:
 def trajectories(
     editing: pd.DataFrame, energy: pd.DataFrame, *, families: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """One row a stream and checkpoint: RUN, edits, he, he_change, then the metrics of the dataset's family in percent.
+    """One row a stream and checkpoint: RUN, edits, he, he_change, weight_path, metrics of the dataset's family in %.
 
     `families` names another family for a dataset than `layout.family_of` does. A checkpoint without editing metrics
     or without energy keeps NaN there. The pre-edited model is not among the streams.
@@ -88,12 +95,13 @@ def trajectories(
     batches = energy_by_batch(energy)
     ends = batches.drop_duplicates([*RUN, "edits"], keep="last")[[*RUN, "edits", "he", "he_change"]]
     ends = ends[ends["edits"] > 0]
-    joined = ends.merge(scores, on=list(STREAM), how="outer")
+    walked = weights_by_batch(energy).drop_duplicates(list(STREAM), keep="last")
+    joined = ends.merge(walked, on=list(STREAM), how="left").merge(scores, on=list(STREAM), how="outer")
     # energy is recorded every few batches: only the batches at which records were evaluated are checkpoints
     if not scores.empty:
         checkpoints = scores[list(STREAM)].drop_duplicates()
         joined = joined.merge(checkpoints, on=list(STREAM), how="inner")
-    values = ("he", "he_change", *METRICS)
+    values = ("he", "he_change", "weight_path", *METRICS)
     joined = joined.reindex(columns=[*STREAM, *values]).astype({value: float for value in values})
     return joined.sort_values(list(STREAM), kind="stable").reset_index(drop=True)
 
@@ -137,13 +145,16 @@ def energy_correlations(paths: pd.DataFrame) -> pd.DataFrame:
 
 
 def steps(paths: pd.DataFrame) -> pd.DataFrame:
-    """Changes from each checkpoint to the next: RUN, edits (of the later), he (% of pretrained), metrics (points)."""
+    """Changes from each checkpoint to the next: RUN, edits (of the later), HE (% of pretrained), metrics (points).
+
+    he_step is signed; weight_step is how far the weights moved in between, back and forth.
+    """
     moved = paths.sort_values(list(STREAM), kind="stable").copy()
-    values = ["he_change", *METRICS]
+    values = ["he_change", "weight_path", *METRICS]
     with np.errstate(invalid="ignore"):
         moved[values] = moved.groupby(list(RUN), dropna=False)[values].diff()
-    moved = moved.rename(columns={"he_change": "he_step"})
-    return moved[[*STREAM, "he_step", *METRICS]].dropna(subset=["he_step"]).reset_index(drop=True)
+    moved = moved.rename(columns={"he_change": "he_step", "weight_path": "weight_step"})
+    return moved[[*STREAM, "he_step", "weight_step", *METRICS]].dropna(subset=["he_step"]).reset_index(drop=True)
 
 
 FIRST = 3
