@@ -1,4 +1,4 @@
-"""The command line: ``sphere energy | edit | evaluate | plan``, and with ``cli_own_model`` the rest (docs/cli.md)."""
+"""The command line, ``sphere energy | edit | evaluate | plan | interim``; cli_own_model has the rest (docs/cli.md)."""
 
 from __future__ import annotations
 
@@ -225,6 +225,29 @@ def plan(
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if problems:
         raise InputError(problems[0])
+
+
+@app.command()
+def interim(
+    study: Annotated[str, typer.Argument(help="A file in config/studies/, or the path of a study file of your own.")],
+    out: Annotated[Path, typer.Option(help="New folder for tables, figures and claims.")],
+    results: Annotated[Path, typer.Option(help="The folder that the workflow writes to.")] = Path("results"),
+) -> None:
+    """Tables, figures and claims of what a study has measured so far, by jobs that were cut off too."""
+    _check_out(out)
+    from sphere.report import figures, tables
+    from sphere.report.claims import check_claims
+
+    whole = load_study(study)
+    published = whole.root / "published"
+    with write_folder_atomically(out) as folder:
+        missing = tables.gather(results / whole.study.name, whole.study.scope(whole.models), folder / "tables")
+        tables.write_all(folder / "tables", folder / "tables", published=published)
+        figures.write_all(folder / "tables", folder / "figures", published=published)
+        check_claims(folder / "tables", published, folder / "claims")
+    print(f"{out} has what is measured so far of {whole.study.name}")
+    if missing:
+        print(f"not there yet: {len(missing)} files ({out / 'tables' / 'missing.csv'})")
 
 
 def _planned(row: Mapping[str, Any]) -> list[str]:

@@ -16,18 +16,22 @@ METHOD_NAME = r"^[A-Za-z0-9][A-Za-z0-9._+=@-]*$"
 LONGEST_NAME = 100
 """A method's name is also a folder's."""
 MethodName = Annotated[str, Field(pattern=METHOD_NAME, max_length=LONGEST_NAME)]
+PRE_EDITED, IN_CONTEXT = "pre-edited", "in-context"
+"""What stands in a method's place where no method edited: the unedited model, and the one that is told each fact."""
 MODEL_FOLDERS = (
     *("world", "facts", "corpus", "streams", "tables", "figures", "claims", "logs", "benchmarks", "provenance"),
 )
 """Folders of results/STUDY beside those of its models."""
 DOWNLOAD_FOLDERS = ("logs", "benchmarks", "provenance")
 """Folders of results/downloads beside those of datasets."""
-DATASET_FOLDERS = ("model", "targets", "locate", "tuning", "sensitivity", "pre-edited", "provenance")
+DATASET_FOLDERS = ("model", "targets", "locate", "tuning", "sensitivity", PRE_EDITED, "provenance")
 """Folders of results/STUDY/MODEL beside those of its datasets."""
-METHOD_FOLDERS = ("pre-edited", "in-context")
+METHOD_FOLDERS = (PRE_EDITED, IN_CONTEXT)
 """Folders of results/STUDY/MODEL/DATASET beside those of its methods."""
 FILE_ENDINGS = (".json", ".csv", ".safetensors", ".txt", ".html")
 """Endings of the files beside those folders."""
+UNFINISHED = "unfinished"
+"""Folder of a stream in which a job that does several things keeps what it has finished until its end."""
 STREAM = ("model", "dataset", "method", "seed", "edits")
 """What tells one evaluated state of a study from the others: the first columns of every table of results."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +15,7 @@ from sphere.config.model import Hyperparameters
 from sphere.config.names import (
     DATASET_FOLDERS,
     FILE_ENDINGS,
+    IN_CONTEXT,
     METHOD_FOLDERS,
     MODEL_FOLDERS,
     MethodName,
@@ -151,6 +153,19 @@ class StudyConfig(Settings):
             there = getattr(world, people) * world.edits_per_person
             if wanted > there:
                 raise ValueError(f"{what}: {wanted} edits, but world.{people} x edits_per_person is {there}")
+
+    def scope(self, models: Iterable[str]) -> dict[str, list[Any]]:
+        """What the gathering of results has to know of the study and its models."""
+        return {
+            "models": list(models),
+            "datasets": list(self.datasets),
+            "methods": list(self.methods),
+            "seeds": list(self.seeds),
+            "checkpoints": list(self.checkpoints),
+            "tasks": list(self.tasks.names) if self.tasks else [],
+            "in_context": [IN_CONTEXT] if self.in_context else [],
+            "neutral": [self.neutral.plain()] if self.neutral else [],
+        }
 
     @property
     def asked(self) -> str:

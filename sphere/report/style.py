@@ -23,8 +23,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from sphere.config.names import IN_CONTEXT, PRE_EDITED
 from sphere.files import write_atomically
-from sphere.report.tables.layout import IN_CONTEXT, PRE_EDITED, base_of, is_headline, method_label
+from sphere.report.tables.layout import base_of, is_headline, method_label
 
 COLUMN = 3.3  # inches: one column of a two-column page
 PAGE = 6.75  # inches: the whole page

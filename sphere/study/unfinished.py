@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sphere.config.names import UNFINISHED
 from sphere.errors import InputError
 from sphere.study.provenance import made_from, record, sidecar
-
-FOLDER = "unfinished"
 
 
 class Unfinished:
@@ -26,7 +25,7 @@ class Unfinished:
     ) -> None:
         self.outputs = [Path(path) for path in outputs]
         self.root = Path(os.path.commonpath([path.parent for path in self.outputs]))
-        self.folder = self.root / FOLDER / str(job["rule"])
+        self.folder = self.root / UNFINISHED / str(job["rule"])
         self._made: dict[str, Any] = {"job": job, "settings": settings, "ancestors": ancestors}
 
     def path(self, output: str | Path) -> Path:

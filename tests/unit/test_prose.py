@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 FIELD = re.compile(r"\{(?P<file>[^|}]+)\|(?P<label>[^|}]+)\|(?P<column>[^|}]+)\|(?P<like>[^}]+)\}")
 """A number of a sentence: file, row, column, and how many digits it is given with."""
 LONG, METHODS = "smollm2-long", "smollm2-methods"
-PUBLISHED, SEEDS, ZSRE = "smollm2-published", "smollm2-seeds", "smollm2-zsre"
+PUBLISHED, SEEDS, PAPER = "smollm2-published", "smollm2-seeds", "smollm2-paper"
 
 SENTENCES = {
     "docs/results.md": [
@@ -36,7 +36,14 @@ SENTENCES = {
         f"at {{{LONG}/energy.csv|Rotation (control)|weight_path|0.0}} it keeps "
         f"{{{LONG}/checkpoints.csv|Rotation (control)|efficacy, 3,900 edits|0}} %, as BetaEdit does at "
         f"{{{LONG}/energy.csv|BetaEdit|weight_path|0.0}}",
-        f"(on zsRE under the papers' protocol SPHERE is {{{ZSRE}/claims.csv|C6|effect|0.0}} points from AlphaEdit)",
+        f"changes the three metrics' mean by {{{PAPER}/claims.csv|C6|effect|0.0}} points "
+        f"[{{{PAPER}/claims.csv|C6|ci_low|0.0}}, {{{PAPER}/claims.csv|C6|ci_high|0.0}}]",
+        f"over checkpoints (C1: {{{PAPER}/claims.csv|C1|effect|0.00}} [{{{PAPER}/claims.csv|C1|ci_low|0.00}}, "
+        f"{{{PAPER}/claims.csv|C1|ci_high|0.00}}])",
+        f"(C2's {{{PAPER}/claims.csv|C2|effect|0.00}} of five methods)",
+        f"the projection takes {{{PAPER}/claims.csv|C7|effect|0.00}} % of the edit time",
+        f"(C5, on CounterFact: {{{PAPER}/claims.csv|C5|effect|0.0}} points [{{{PAPER}/claims.csv|C5|ci_low|0.0}}, "
+        f"{{{PAPER}/claims.csv|C5|ci_high|0.0}}])",
         f"the mean under published settings is a loss, {{{PUBLISHED}/claims.csv|C6|effect|0.0}} points "
         f"[{{{PUBLISHED}/claims.csv|C6|ci_low|0.0}}, {{{PUBLISHED}/claims.csv|C6|ci_high|0.0}}]",
         f"the unedited model that is told a fact gives {{{LONG}/editing_accuracy.csv|In context|efficacy|0}} %",
@@ -63,6 +70,13 @@ REASONS = [
     ("docs/results.md", "moved tells more (−0.90)", LONG, "C2", "the sum of ||dW|| / ||W||: −0.902, p = 1e"),
     ("docs/results.md", "energy tells nothing (0.19, p = 0.53)", LONG, "C2", "weights' path held: 0.19, p = 0.53"),
     ("docs/results.md", "with the energy's held −0.78 (p = 0.002)", LONG, "C2", "energy's held: −0.775, p = 0.0018"),
+    ("docs/results.md", "more (0.28 [0.03, 0.41])", LONG, "C1", "||dW|| / ||W||: 0.282 [0.0302, 0.413]"),
+    ("docs/results.md", "have −0.435 [−0.476, −0.237]", LONG, "C1", "with theirs held: −0.435 [−0.476, −0.237]"),
+    ("docs/results.md", "tuned (−0.13 [−0.58, 0.33])", SEEDS, "C1", "with theirs held: −0.125 [−0.578, 0.328]"),
+    ("docs/results.md", "(0.06 [−0.12, 0.24])", PUBLISHED, "C1", "with theirs held: 0.0605 [−0.117, 0.238]"),
+    ("docs/results.md", "(0.02 [−0.15, 0.25])", PAPER, "C1", "with theirs held: 0.017 [−0.146, 0.245]"),
+    ("docs/results.md", "(40 steps, −0.01 [−0.15, 0.21])", PAPER, "C1", "r_s is −0.0133 [−0.153, 0.213]"),
+    ("docs/results.md", "−0.23 [−0.43, −0.03]", "embedded-seeds", "C1", "held: −0.228 [−0.425, −0.0319]"),
     ("docs/results.md", "it is 2.3 points [−0.4, 5.1] above", LONG, "C9", "it is 2.27 points [−0.421, 5.12] above"),
     ("README.md", "(−0.90), and beside that energy tells nothing (0.19, p = 0.53)", LONG, "C2", "0.19, p = 0.53"),
     (

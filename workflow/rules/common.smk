@@ -7,6 +7,7 @@ from pathlib import Path
 from sphere.files import occupy
 from sphere.config.dataset import CORPUS_TASKS
 from sphere.config.model import GgufSource, WorldSource
+from sphere.config.names import IN_CONTEXT, PRE_EDITED
 from sphere.config.run import RunSettings, load_run
 from sphere.study.configuration import load_study
 from sphere.errors import InputError
@@ -32,8 +33,6 @@ STUDY = WHOLE.study
 MODELS = WHOLE.models
 FILES = {row.file_name: row for row in WHOLE.sources.values() if row.is_file}
 SOURCES = {dataset.source for dataset in STUDY.datasets.values()}
-PRE_EDITED = "pre-edited"
-IN_CONTEXT = "in-context"
 STREAM = "<study>/{model}/{dataset}/{method}/seed{seed}"
 
 # A job edits or measures a whole stream, or one checkpoint of it. A state that is not kept is made again for whatever is

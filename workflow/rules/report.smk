@@ -87,16 +87,7 @@ rule gather:
         ],
         results=report("<study>/results.parquet", labels={"file": "results.parquet"}, **OFFERED),
     params:
-        study={
-            "models": list(MODELS),
-            "datasets": list(STUDY.datasets),
-            "methods": list(STUDY.methods),
-            "seeds": list(STUDY.seeds),
-            "checkpoints": list(STUDY.checkpoints),
-            "tasks": list(STUDY.tasks.names) if STUDY.tasks else [],
-            "in_context": [IN_CONTEXT] if STUDY.in_context else [],
-            "neutral": [STUDY.neutral.plain()] if STUDY.neutral else [],
-        },
+        study=STUDY.scope(MODELS),
     log:
         "<logs>/gather.log",
     benchmark:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
+from sphere.config.names import PRE_EDITED
 from sphere.report.claims.evidence import (
     Evidence,
     Finding,
@@ -23,7 +24,7 @@ from sphere.report.claims.evidence import (
     stops,
 )
 from sphere.report.claims.hypotheses import PLACE, difference
-from sphere.report.tables.layout import METRICS, PRE_EDITED, ROTATION, TWIN, method_label, scattered_pairs
+from sphere.report.tables.layout import METRICS, ROTATION, TWIN, method_label, scattered_pairs
 from sphere.report.tables.trajectories import RUN, at_last_checkpoint
 from sphere.report.verdicts import REPRODUCED, signed
 

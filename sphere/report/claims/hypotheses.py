@@ -9,6 +9,7 @@ from math import nan
 import numpy as np
 import pandas as pd
 
+from sphere.config.names import PRE_EDITED
 from sphere.report.claims.evidence import (
     Evidence,
     Finding,
@@ -26,7 +27,6 @@ from sphere.report.claims.evidence import (
 from sphere.report.tables.intervals import Correlation, slope, spearman, spearman_within, with_held
 from sphere.report.tables.layout import (
     METRICS,
-    PRE_EDITED,
     PROJECTION,
     is_baseline,
     is_headline,

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from sphere.config.names import PRE_EDITED
 from sphere.report.tables.intervals import LEVEL
-from sphere.report.tables.layout import METRICS, PRE_EDITED
+from sphere.report.tables.layout import METRICS
 
 REPLICATES = 400
 

@@ -7,11 +7,11 @@ from typing import Literal
 
 import pandas as pd
 
+from sphere.config.names import PRE_EDITED
 from sphere.report.tables.editing import interval_note, last_checkpoint
 from sphere.report.tables.layout import (
     BELIEF,
     METRICS,
-    PRE_EDITED,
     STRICT_FAMILIES,
     dataset_label,
     gap_of,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-PRE_EDITED = "pre-edited"
-IN_CONTEXT = "in-context"
+from sphere.config.names import IN_CONTEXT, PRE_EDITED
+
 ANCHORS = (PRE_EDITED, IN_CONTEXT)
 """Models that no method edited: references in tables and figures, never ranked."""
 PROJECTION = "sphere"

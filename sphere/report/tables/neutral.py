@@ -6,8 +6,9 @@ from math import nan
 
 import pandas as pd
 
+from sphere.config.names import PRE_EDITED
 from sphere.report.tables.editing import interval_note
-from sphere.report.tables.layout import PRE_EDITED, dataset_label, is_anchor, method_label, ordered_methods
+from sphere.report.tables.layout import dataset_label, is_anchor, method_label, ordered_methods
 from sphere.report.tables.render import Cell, Column, Row, Table
 
 LABELS = {"bits_per_byte": "Bits a byte", "kl": "KL (nats)", "top1": "Same next token"}

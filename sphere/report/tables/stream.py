@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sphere.config.names import PRE_EDITED
 from sphere.report.tables.editing import interval_note
 from sphere.report.tables.intervals import Interval, over_seeds
 from sphere.report.tables.layout import (
     BITS,
     METRICS,
-    PRE_EDITED,
     ability_label,
     base_of,
     dataset_label,

@@ -35,7 +35,7 @@ from typing import Any
 
 import pandas as pd
 
-from sphere.config.names import STREAM, split_name
+from sphere.config.names import PRE_EDITED, STREAM, UNFINISHED, split_name
 from sphere.errors import InputError
 from sphere.files import write_csv
 from sphere.report.tables.intervals import NO_INTERVAL, Interval, from_stderr, over_records, over_seeds
@@ -46,7 +46,6 @@ from sphere.report.tables.layout import (
     METRICS,
     PORTABILITY,
     PORTABILITY_KINDS,
-    PRE_EDITED,
     SHARE,
     STRICT_FAMILIES,
     TEXT_FAMILY,
@@ -120,7 +119,8 @@ def gather(results: Path, study: Mapping[str, Sequence[Any]], tables: Path) -> l
 
     `study` lists `models`, `datasets`, `methods`, `seeds` and `checkpoints` (edits made; 0 is not one of them), and
     `tasks` and `neutral` where general ability was tested and drift measured (empty: it was not, and no file of it is
-    looked for), and `in_context` the names of further models that no method edited.
+    looked for), and `in_context` the names of further models that no method edited: `StudyConfig.scope` makes it. What
+    a job that was cut off had finished is taken where it left it.
     Returns the files that were not there, also written to missing.csv; InputError where none at all was.
     """
     absent = [key for key in ("models", "datasets", "methods", "seeds", "checkpoints") if key not in study]
@@ -244,19 +244,27 @@ def _of_model_or_stream(
 
 
 def _read(path: Path, needed: Iterable[str], *, missing: list[Path]) -> pd.DataFrame:
-    if not path.exists():
+    found = _found(path)
+    if found is None:
         if path not in missing:
             missing.append(path)
         return pd.DataFrame()
-    frame = pd.read_csv(path)
+    frame = pd.read_csv(found)
     lacking = [column for column in needed if column not in frame]
     if lacking:
         raise InputError(f"{path} has no column {', '.join(lacking)}: delete the file and run its rule again")
     return frame
 
 
+def _found(path: Path) -> Path | None:
+    """The file, where its job has ended; else where a job that was cut off left it, if one did."""
+    cut_off = path.parent.parent.glob(f"{UNFINISHED}/*/{path.parent.name}/{path.name}")
+    return path if path.exists() else next(cut_off, None)
+
+
 def _optional(path: Path, names: Mapping[str, Any]) -> pd.DataFrame:
-    return _stamp(pd.read_csv(path), names) if path.exists() else pd.DataFrame()
+    found = _found(path)
+    return pd.DataFrame() if found is None else _stamp(pd.read_csv(found), names)
 
 
 def _of_methods(results: Path, study: Mapping[str, Sequence[Any]], folder: str) -> Iterator[pd.DataFrame]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sphere.config.machine import MachineSettings
 from sphere.config.model import GgufSource, HubSource, ModelConfig, WorldSource
+from sphere.config.names import IN_CONTEXT, PRE_EDITED
 from sphere.config.study import StudyConfig
 from sphere.editing.methods import Method
 from sphere.models.batching import CHUNK, DEFAULT_TOKEN_BUDGET, KEPT_SHARE
@@ -258,24 +259,20 @@ class Costs:
 
     def pre_edited(self, dataset: str) -> Job:
         seconds = self.time.evaluation_seconds(self.time.taken(self.study.edits), texts_of(dataset))
-        return self._evaluation(
-            self.bytes.folder, seconds, files=self.bytes.folder, dataset=dataset, method="pre-edited"
-        )
+        return self._evaluation(self.bytes.folder, seconds, files=self.bytes.folder, dataset=dataset, method=PRE_EDITED)
 
     def in_context(self, dataset: str) -> Job:
         """The unedited model, told each new fact: each prompt is about twice as long."""
         texts = texts_of(dataset)
         texts = replace(texts, scored=2 * texts.scored, generations=0)
         seconds = self.time.evaluation_seconds(self.time.taken(self.study.edits), texts)
-        return self._evaluation(
-            self.bytes.folder, seconds, files=self.bytes.folder, dataset=dataset, method="in-context"
-        )
+        return self._evaluation(self.bytes.folder, seconds, files=self.bytes.folder, dataset=dataset, method=IN_CONTEXT)
 
     def ability_pre_edited(self) -> Job:
-        return self._ability(self.bytes.folder, 1, files=self.bytes.folder, method="pre-edited")
+        return self._ability(self.bytes.folder, 1, files=self.bytes.folder, method=PRE_EDITED)
 
     def neutral_pre_edited(self) -> Job:
-        return self._neutral(self.bytes.folder, 0, files=self.bytes.folder, method="pre-edited")
+        return self._neutral(self.bytes.folder, 0, files=self.bytes.folder, method=PRE_EDITED)
 
     def tuning(self, method: Method, name: str) -> Iterator[Job]:
         """Settings tried on held-out edits: the search, and the map over eta and alpha."""
@@ -302,7 +299,7 @@ class Costs:
 
     def _evaluation(self, held: float, seconds: float, **names: Any) -> Job:
         s = self.sizes
-        anchors = {"pre-edited": "evaluate_pre_edited", "in-context": "evaluate_in_context"}
+        anchors = {PRE_EDITED: "evaluate_pre_edited", IN_CONTEXT: "evaluate_in_context"}
         rule = anchors.get(str(names.get("method")), "evaluate")
         logits = 512 * s.shape.vocabulary * (s.bytes + 2 * 4)
         token = s.passed + (s.cached if self.study.generation or self.study.strict else 0)
@@ -312,7 +309,7 @@ class Costs:
     def _ability(self, held: float, states: int, **names: Any) -> Job:
         s, tasks = self.sizes, self.study.tasks
         assert tasks is not None
-        rule = "ability_pre_edited" if names.get("method") == "pre-edited" else "ability"
+        rule = "ability_pre_edited" if names.get("method") == PRE_EDITED else "ability"
         rows, length = ABILITY["rows"], ABILITY["prompt"] + ABILITY["generated"]
         limit = tasks.limit or 2000
         made = limit * sum(name in MADE_TASKS for name in tasks.names)
@@ -332,7 +329,7 @@ class Costs:
         seconds = (1 + states) * self.time.flops(model=2 * tokens * s.parameters) + states * self.time.flops(
             model=4 * tokens * s.head
         )
-        rule = "neutral_pre_edited" if names.get("method") == "pre-edited" else "neutral"
+        rule = "neutral_pre_edited" if names.get("method") == PRE_EDITED else "neutral"
         least = held + 2 * tokens * s.shape.width * s.bytes + 128 * s.shape.vocabulary * 5 * 4
         most = least + min(DEFAULT_TOKEN_BUDGET, tokens) * s.passed
         return self._job(rule, least=least + settings.length * s.passed, most=most, seconds=seconds, **names)
