@@ -6,6 +6,7 @@ from math import isnan
 from pathlib import Path
 
 import made_up_study
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -13,7 +14,7 @@ from sphere.data.records import PORTABILITY
 from sphere.report.figures import FIGURES
 from sphere.report.tables import build, gather, load
 from sphere.report.tables.cost import cost_by_stream
-from sphere.report.tables.intervals import over_seeds
+from sphere.report.tables.intervals import OVER_RECORDS, over_seeds
 from sphere.report.tables.layout import PORTABILITY_KINDS
 from sphere.report.tables.portability import portability_table
 from sphere.report.tables.retention import cohort_size, retention_curve, retention_rows, retention_table
@@ -104,15 +105,21 @@ def test_an_edit_is_held_against_its_own_first_checkpoint() -> None:
     table = retention_table(rows)
     cells = table.rows[0].cells
     assert [cells[key].value for key in ("first_then", "first_now", "last_now", "area")] == [100, 50, 50, 60]
-    assert retention_curve(rows)["edits"].tolist() == [2, 4, 6, 8, 10]
+    curve = retention_curve(rows)
+    assert curve["edits"].tolist() == [2, 4, 6, 8, 10]
+    assert set(curve["ci_kind"]) == {OVER_RECORDS}, "of one seed: over its records"
+    assert curve["ci_high"][0] - 0.5 == pytest.approx(1.96 * np.std([0, 1], ddof=1) / np.sqrt(2), rel=1e-3)
 
 
-def test_records_that_were_evaluated_once_are_left_out() -> None:
+def test_first_and_last_are_of_records_evaluated_at_both_and_now_of_all_at_the_end() -> None:
     history = stream_of({4: [1, 1, 1, 0], 8: [0, 1, 0, 0, 1, 1, 1, 1]})
     history[4] = history[4].iloc[[1, 3]]  # evaluate_records took two of four there, and four of eight here
     history[8] = history[8].iloc[::2]
     rows = retention_rows(history, {**NAMES, "edits": 8})
-    assert rows["cohort"].tolist() == [4, 6]  # records 0 and 2 were evaluated at the end alone
+    assert rows["n"].tolist() == [0, 0, 1, 1]  # records 0 and 2 were evaluated at the end alone
+    assert rows["first"].isna().tolist() == [True, True, False, False]
+    assert rows["now"].tolist() == [0, 0, 1, 1]
+    assert rows["n_now"].tolist() == [1, 1, 1, 1]
     assert retention_rows({4: history[4], 8: history[8].iloc[:0]}, NAMES).empty  # the stream stopped
 
 

@@ -425,8 +425,10 @@ def test_early_warnings_of_a_known_stream() -> None:
     paths = pd.DataFrame([{**run, "edits": e, "efficacy": v} for e, v in ((10, 80.0), (40, 60.0), (50, 40.0))])
     found = early_warnings(paths, batches).iloc[0]
     assert (found["warning_edits"], found["collapse_edits"], found["lead_edits"]) == (40, 50, 10)
-    tiny = early_warnings(paths, batches.assign(step=batches["step"] * 1e-9)).iloc[0]
+    tiny = early_warnings(paths, batches.assign(step=batches["step"] * 1e-6)).iloc[0]
     assert (tiny["warning_edits"], tiny["lead_edits"]) == (40, 10), "the first batches are the measure"
+    rounded = early_warnings(paths, batches.assign(step=batches["step"] * 1e-9)).iloc[0]
+    assert isnan(rounded["warning_edits"]), "an editor that cannot move it warns of nothing by its rounding"
     calm = early_warnings(paths.assign(efficacy=80.0), batches.assign(step=0.0)).iloc[0]
     assert calm[["warning_edits", "collapse_edits", "lead_edits"]].isna().all()
 

@@ -29,6 +29,8 @@ from sphere.report.tables.stream import ability_labels, in_bits
 
 LEAST_SPAN = 0.05
 """A panel that does not begin at 0 shows at least this part of its largest value, lest rounding looks like a trend."""
+LETTER = 0.06
+"""Inches that a letter of a label takes."""
 
 
 def general_ability(by_method: pd.DataFrame, stem: Path) -> None:
@@ -148,7 +150,8 @@ def plug_and_play(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str,
     found = [pair for pair, both in pairs.items() if both]
     if not found:
         return say_nothing_to_draw(stem, "no baseline was run both with and without the projection")
-    heights = [0.6 + 0.29 * len(pairs[pair]) for pair in found]
+    label = LETTER * max(len(model) for model, _ in found) if len(found) > 1 else 0.0  # it stands beside its row
+    heights = [max(0.6 + 0.29 * len(pairs[pair]), 0.2 + label) for pair in found]
     with drawing(stem, width=PAGE, height=0.25 + sum(heights)) as figure:
         axes = grid(figure, len(found), len(METRICS), sharex="row", sharey="row", height_ratios=heights)
         for line, (model, dataset) in zip(axes, found, strict=True):

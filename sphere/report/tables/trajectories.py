@@ -161,16 +161,19 @@ FIRST = 3
 """Recorded batches at a stream's start whose movement of HE is the measure of the later ones'."""
 FASTER = 5.0
 """HE warns when a batch moves it so many times as much as those did on average. Set beforehand, not fitted."""
+ROUNDING = 1e-8
+"""Percent of HE: a batch that moves it less than this has moved it by the rounding of float32 weights, not at all."""
 
 
 def pace(batches: pd.DataFrame) -> pd.DataFrame:
     """``energy_by_batch`` of the batches after the first row, with `pace`: |step| over its mean in the `FIRST` batches.
 
     How much HE moves differs by orders of magnitude between models and methods; how its movement grows compares. NaN
-    in a stream whose first batches did not move it.
+    in a stream whose first batches did not move it, as the rotation's do not.
     """
     moved = batches[batches["edits"] > 0].copy()
     size = moved["step"].abs()
+    size = size.mask(size < ROUNDING, 0.0)
     early = moved.groupby(list(RUN), dropna=False).cumcount() < FIRST
     start = size.where(early).groupby([moved[key] for key in RUN], dropna=False).transform("mean")
     moved["pace"] = size / start.where(start > 0)
