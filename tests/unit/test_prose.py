@@ -70,6 +70,8 @@ REASONS = [
     ("docs/results.md", "moved tells more (−0.90)", LONG, "C2", "the sum of ||dW|| / ||W||: −0.902, p = 1e"),
     ("docs/results.md", "energy tells nothing (0.19, p = 0.53)", LONG, "C2", "weights' path held: 0.19, p = 0.53"),
     ("docs/results.md", "with the energy's held −0.78 (p = 0.002)", LONG, "C2", "energy's held: −0.775, p = 0.0018"),
+    ("docs/results.md", "(150 steps, r_s = −0.09 [−0.50, 0.32])", SEEDS, "C1", "r_s is −0.0902 [−0.501, 0.32]"),
+    ("docs/results.md", "or published (0.06 [−0.08, 0.19])", PUBLISHED, "C1", "r_s is 0.0561 [−0.0763, 0.188]"),
     ("docs/results.md", "more (0.28 [0.03, 0.41])", LONG, "C1", "||dW|| / ||W||: 0.282 [0.0302, 0.413]"),
     ("docs/results.md", "have −0.435 [−0.476, −0.237]", LONG, "C1", "with theirs held: −0.435 [−0.476, −0.237]"),
     ("docs/results.md", "tuned (−0.13 [−0.58, 0.33])", SEEDS, "C1", "with theirs held: −0.125 [−0.578, 0.328]"),
