@@ -242,6 +242,9 @@ def interim(
     published = whole.root / "published"
     with write_folder_atomically(out) as folder:
         missing = tables.gather(results / whole.study.name, whole.study.scope(whole.models), folder / "tables")
+        neurons = results / whole.study.name / "tables" / "neuron_cosine.csv"
+        if neurons.exists():  # a job's own, not gathered
+            shutil.copy(neurons, folder / "tables")
         tables.write_all(folder / "tables", folder / "tables", published=published)
         figures.write_all(folder / "tables", folder / "figures", published=published)
         check_claims(folder / "tables", published, folder / "claims")

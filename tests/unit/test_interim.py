@@ -11,6 +11,7 @@ import pytest
 
 from sphere import cli
 from sphere.config.names import UNFINISHED
+from sphere.report.verdicts import NOT_TESTED
 from sphere.study.configuration import load_study
 
 ROOT = Path(__file__).parents[2]
@@ -50,7 +51,11 @@ def test_what_a_cut_off_job_had_measured_is_in_the_tables(results: Path, tmp_pat
     assert set(ability.query("method == 'sphere'")["edits"]) == {4}
     assert set(ability.query("method == 'memit'")["edits"]) == {4, 8}
     assert (out / "figures" / "editing_curves.svg").exists()
-    assert len(pd.read_csv(out / "claims" / "claims.csv")) == 10
+    claims = pd.read_csv(out / "claims" / "claims.csv").set_index("id")
+    assert len(claims) == 10
+    assert claims["verdict"]["C5"] == NOT_TESTED
+    assert claims["reason"]["C5"].startswith("not all of it is measured yet (missing files: 1); so far: ")
+    assert not claims["reason"]["C4"].startswith("not all"), "editing metrics are whole"
 
 
 def test_nothing_measured_is_said_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

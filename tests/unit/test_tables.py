@@ -134,6 +134,27 @@ def test_spearman_within_strata_knows_nothing_of_what_differs_between_them() -> 
     assert np.isnan(spearman_within([1, nan, 3], [nan, 1, 3], ["a", "a", "a"]))
 
 
+def test_spearman_within_strata_holds_others_as_the_residuals_of_the_ranks_do() -> None:
+    rng = np.random.default_rng(4)
+    z, w = rng.normal(size=(2, 40))
+    x, y = z + rng.normal(size=40), z - w + rng.normal(size=40)
+    strata = np.repeat([0, 1], 20)
+    ranked = np.concatenate(
+        [[stats.rankdata(each[strata == name]) - 10.5 for each in (x, y, z, w)] for name in (0, 1)], 1
+    )
+    left = [each - ranked[2:].T @ np.linalg.lstsq(ranked[2:].T, each, rcond=None)[0] for each in ranked[:2]]
+    expected = left[0] @ left[1] / np.linalg.norm(left[0]) / np.linalg.norm(left[1])
+    assert spearman_within(x, y, strata, [z, w]) == pytest.approx(expected)
+    assert np.isnan(spearman_within(x, y, strata, [x])), "x tells all of itself"
+
+
+def test_the_weights_path_is_unknown_from_a_batch_that_was_not_recorded() -> None:
+    names = {"model": "m", "dataset": "d", "method": "memit", "seed": 0, "layer": 4, "weight_norm": 2.0}
+    energy = pd.DataFrame([{**names, "edits": 10 * b, "batch": b, "update_norm": 1.0} for b in (0, 1, 2, 4, 5)])
+    assert list(weights_by_batch(energy)["weight_path"].fillna(-1)) == [0.5, 1.0, -1, -1]
+    assert weight_paths(energy)["weight_path"].isna().all()
+
+
 def test_a_correlation_with_a_third_held_is_that_of_what_the_third_leaves() -> None:
     """Of ranks without ties: the correlation of the residuals of two lines."""
     rng = np.random.default_rng(3)

@@ -5,7 +5,7 @@ one order from a bootstrap over its records, which says nothing of other orders 
 
     reproduced        the interval lies wholly on the side the claim says
     not reproduced    it does not: it includes the other side, or lies there
-    not tested here   the study lacks what the test needs; the reason says what
+    not tested here   the study lacks what the test needs, or has not measured it yet; the reason says what
     too few points    C1: its streams have fewer checkpoints than a rank correlation needs
     trend only        C1: both curves change with the edits, but not together from one checkpoint to the next
     holds, vacuous    C3: the bound is never broken, and no method comes near it
@@ -18,6 +18,8 @@ claims_detail.csv. What each rule asks for (checkpoints, methods, a bound's near
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -34,6 +36,8 @@ from sphere.report.claims.evidence import (
 )
 from sphere.report.claims.hypotheses import TESTS as PAPER
 from sphere.report.published import read_published
+from sphere.report.tables.layout import is_control
+from sphere.report.tables.summaries import load
 from sphere.report.verdicts import HOLDS, NOT_TESTED, claimed, measured
 
 __all__ = ["TESTS", "check_claims"]
@@ -53,6 +57,9 @@ COLUMNS = (
     "verdict",
     "reason",
 )
+NEEDED = {"C3": ("energy.csv",), "C5": ("general_ability.csv",), "C7": ("timing.csv",)}
+"""The files of every state that a claim is about; of the claims that are not here `ENDS`."""
+ENDS = ("editing.csv", "energy.csv")
 DETAIL = ("id", "part", "statistic", "effect", "unit", "ci_low", "ci_high", "ci_kind", "n_seeds")
 
 
@@ -66,12 +73,15 @@ def check_claims(tables: Path, published: Path, out: Path) -> pd.DataFrame:
         raise InputError(
             f"{published / 'claims.csv'}: no test for claim {unknown[0]}: add one to sphere/report/claims/hypotheses.py"
         )
+    missing = [Path(path) for path in load(tables, "missing")["path"].astype(str)]
     rows, details = [], []
     for claim in claims.to_dict("records"):
         try:
             found = TESTS[claim["id"]](whole if claim["source"] == "ours" else methods)
         except UntestableError as lacking:
             found = Finding(Part("", str(claim["statistic"]), "", {}), NOT_TESTED, str(lacking))
+        if lacks := _lacks(claim["id"], missing, controls=claim["source"] == "ours"):
+            found = replace(found, verdict=NOT_TESTED, reason=f"{lacks}; so far: {found.reason}")
         line = {key: claim[key] for key in ("id", "source", "claim")} | numbers(found.whole)
         verdict = HOLDS.get(found.verdict, found.verdict) if claim["source"] == "ours" else found.verdict
         rows.append({**line, "verdict": verdict, "reason": found.reason})
@@ -82,6 +92,13 @@ def check_claims(tables: Path, published: Path, out: Path) -> pd.DataFrame:
     with write_atomically(out / "claims.md") as path:
         path.write_text(as_markdown(table), encoding="utf-8")
     return table
+
+
+def _lacks(claim: str, missing: Iterable[Path], *, controls: bool) -> str:
+    """What is not measured yet of the states that a claim is about; empty where all is."""
+    states = [path for path in missing if path.name in NEEDED.get(claim, ENDS) and path.parent.name.startswith("edits")]
+    count = sum(controls or not is_control(path.parts[-4]) for path in states)
+    return f"not all of it is measured yet (missing files: {count})" if count else ""
 
 
 def as_markdown(table: pd.DataFrame) -> str:

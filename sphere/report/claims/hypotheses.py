@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import nan
 
 import numpy as np
 import pandas as pd
@@ -57,7 +56,8 @@ def collapse_follows_energy(evidence: Evidence) -> Finding:
     The size of the change is used, since the paper's own r_s has both signs (HE falls under AlphaEdit); r_s of HE
     itself, as the paper prints it, is in the details. Both also change with the number of edits alone. So r_s of their
     steps from checkpoint to checkpoint has to be below 0 too: over the steps of all methods, ranked within each stream.
-    An update that moves the weights moves HE as well, so the reason says beside it what the weights' own steps have.
+    An update that moves the weights moves HE as well, and both belong to a place in the stream: the reason says what is
+    left of energy's r_s with the other two held, and of the weights'.
     """
     found = energy_correlations(evidence.paths)
     if found["r_change"].notna().sum() == 0:
@@ -69,47 +69,42 @@ def collapse_follows_energy(evidence: Evidence) -> Finding:
         direct.append(Part(name, "r_s of HE and metric", "", by_seed_of(own, "r")))
     whole = pooled("all", "mean r_s of |HE change| and metric over the checkpoints", "", parts)
     moved = steps(evidence.paths)
-    of_energy, moves = _over_steps(moved, "steps of |HE|", _energy_and)
+    of_energy, moves = _over_steps(moved, "he_step")
     points, count = int(orders(found)["n"].median()), len(orders(moved))
     verdict, reason = _coincidence(whole, of_energy, points)
     if of_energy.by_seed:
         reason += f"; of {count} steps between checkpoints, ranked within streams, r_s is {said_of(of_energy)}"
-    of_weights, theirs = _over_steps(moved, "steps of the weights", _weights_and)
-    beside, left = _over_steps(moved, "steps of |HE|, the weights' held", _energy_beside_weights_and)
-    if of_weights.by_seed and beside.by_seed:
-        reason += f" (of the weights' steps, ||dW|| / ||W||: {said_of(of_weights)}; energy's with theirs held: "
-        reason += f"{said_of(beside)})"
-    parts += [*direct, *moves, of_energy, *theirs, of_weights, *left, beside]
-    return Finding(whole, verdict, reason, parts)
+    alone, theirs = _over_steps(moved, "he_step", "weight_step", "place")
+    of_weights, its = _over_steps(moved, "weight_step", "he_step", "place")
+    if alone.by_seed and of_weights.by_seed:
+        reason += (
+            f" (with the weights' steps, ||dW|| / ||W||, and the step's place in its stream held {said_of(alone)}; "
+        )
+        reason += f"of the weights' steps, with energy's and the place held, {said_of(of_weights)})"
+    return Finding(whole, verdict, reason, [*parts, *direct, *moves, of_energy, *theirs, alone, *its, of_weights])
 
 
-def _over_steps(
-    moved: pd.DataFrame, what: str, measure: Callable[[str, pd.DataFrame], float]
-) -> tuple[Part, list[Part]]:
-    """C1: the mean over places and metrics of what ``measure`` finds in one seed's steps, and what that is of."""
+STEPS = {"he_step": "energy", "weight_step": "weights", "place": "place in the stream"}
+
+
+def _over_steps(moved: pd.DataFrame, what: str, *held: str) -> tuple[Part, list[Part]]:
+    """C1: r_s of ``what``, a column of ``steps``, and each metric over the steps of one seed's streams, some held.
+
+    The mean over places and metrics, and what that is of.
+    """
+    said = f"steps of {STEPS[what]}" + (f", {' and '.join(STEPS[name] for name in held)} held" if held else "")
     parts = []
     for (model, dataset), own in moved.groupby(PLACE, sort=False):
         for metric in METRICS:
-            by_seed = per_seed(own, partial(measure, metric))
-            parts.append(Part(f"{place(model, dataset)}, {metric}", f"r_s of the {what} within streams", "", by_seed))
-    return pooled(f"all, {what}", f"mean r_s of the {what} and metric within streams", "", parts), parts
+            by_seed = per_seed(own, partial(_within_streams, what, metric, held))
+            parts.append(Part(f"{place(model, dataset)}, {metric}", f"r_s of the {said}, within streams", "", by_seed))
+    return pooled(f"all, {said}", f"mean r_s of the {said}, and metric within streams", "", parts), parts
 
 
-def _energy_and(metric: str, moved: pd.DataFrame) -> float:
-    """r_s of the sizes of HE's steps and the metric's changes, over the steps of one seed's streams."""
-    return spearman_within(moved["he_step"].abs(), moved[metric], moved["method"])
-
-
-def _weights_and(metric: str, moved: pd.DataFrame) -> float:
-    """The same of the weights' steps."""
-    return spearman_within(moved["weight_step"], moved[metric], moved["method"])
-
-
-def _energy_beside_weights_and(metric: str, moved: pd.DataFrame) -> float:
-    """That of HE's steps with the weights' held."""
-    both = spearman_within(moved["he_step"].abs(), moved["weight_step"], moved["method"])
-    each = (_energy_and(metric, moved), both, _weights_and(metric, moved))
-    return with_held(*(Correlation(r, nan, len(moved)) for r in each)).r
+def _within_streams(what: str, metric: str, held: Sequence[str], moved: pd.DataFrame) -> float:
+    """r_s of the sizes of one seed's steps and the metric's changes."""
+    sizes = moved.assign(he_step=moved["he_step"].abs())
+    return spearman_within(sizes[what], sizes[metric], sizes["method"], [sizes[name] for name in held])
 
 
 def _coincidence(levels: Part, steps_alone: Part, points: int) -> tuple[str, str]:

@@ -58,7 +58,7 @@ def retention(by_cohort: pd.DataFrame, stem: Path) -> None:
     """
     titles = {metric: metric.capitalize() for metric in METRICS if metric in set(by_cohort["metric"])}
     across = "Edits made when the cohort was whole"
-    _curves(by_cohort, "metric", titles, percent, stem, "no edit was evaluated twice", across=across)
+    _curves(by_cohort, "metric", titles, percent, stem, "no edit was evaluated at the last checkpoint", across=across)
 
 
 def neutral(by_method: pd.DataFrame, stem: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -133,20 +133,27 @@ def with_held(xy: Correlation, xz: Correlation, yz: Correlation) -> Correlation:
     return Correlation(r, float(2 * special.stdtr(degrees, -t)), xy.n)
 
 
-def spearman_within(x: ArrayLike, y: ArrayLike, strata: ArrayLike) -> float:
+def spearman_within(x: ArrayLike, y: ArrayLike, strata: ArrayLike, held: Sequence[ArrayLike] = ()) -> float:
     """Spearman's r_s of the pairs within strata: ranked in each, so that what differs between them says nothing.
 
-    NaN where one side changes in no stratum.
+    With others ``held``, the partial correlation of the ranks. NaN where one of them changes in no stratum, or where
+    those that are held tell all of x or of y.
     """
-    first, second, group = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), np.asarray(strata)
-    known = ~(np.isnan(first) | np.isnan(second))
-    sums = np.zeros(3)
+    columns = np.array([x, y, *held], dtype=np.float64)
+    group = np.asarray(strata)
+    known = ~np.isnan(columns).any(axis=0)
+    sums = np.zeros((len(columns), len(columns)))
     for name in np.unique(group[known]):
-        own = known & (group == name)
-        one, two = (ranks - ranks.mean() for ranks in (_ranks(first[own]), _ranks(second[own])))
-        sums += [one @ two, one @ one, two @ two]
-    scale = sqrt(sums[1] * sums[2])
-    return float(np.clip(sums[0] / scale, -1, 1)) if scale > 0 else nan
+        ranks = np.array([_ranks(column[known & (group == name)]) for column in columns])
+        ranks -= ranks.mean(axis=1, keepdims=True)
+        sums += ranks @ ranks.T
+    scale = np.sqrt(np.diag(sums))
+    if not (scale > 0).all():
+        return nan
+    found = sums / np.outer(scale, scale)
+    left = found[:2, :2] - found[:2, 2:] @ np.linalg.pinv(found[2:, 2:]) @ found[2:, :2]
+    spread = np.diag(left)
+    return float(np.clip(left[0, 1] / sqrt(spread[0] * spread[1]), -1, 1)) if (spread > 1e-12).all() else nan
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:

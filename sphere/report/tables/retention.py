@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sphere.config.names import STREAM
-from sphere.report.tables.intervals import OVER_RECORDS, from_stderr, over_seeds
+from sphere.report.tables.intervals import NO_INTERVAL, OVER_RECORDS, from_stderr, over_seeds
 from sphere.report.tables.layout import METRICS, dataset_label, family_label, family_of, method_label, ordered_methods
 from sphere.report.tables.render import Cell, Column, Row, Table
 from sphere.report.tables.stream import seeds_note
@@ -80,7 +80,7 @@ def retention_curve(retention: pd.DataFrame) -> pd.DataFrame:
         interval = over_seeds(own["now"])
         if len(own) == 1:
             alone = from_stderr(interval.mean, float(own["now_stderr"].iloc[0]), int(own["n_now"].iloc[0]))
-            interval = replace(alone, kind=OVER_RECORDS)
+            interval = alone if alone.kind == NO_INTERVAL else replace(alone, kind=OVER_RECORDS)
         found |= {"mean": interval.mean, "ci_low": interval.low, "ci_high": interval.high, "ci_kind": interval.kind}
         rows.append({**found, "edits": found["cohort"] + found["size"]})
     return pd.DataFrame(rows, columns=[*cell, "edits", "mean", "ci_low", "ci_high", "ci_kind"])

@@ -29,7 +29,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +258,10 @@ def _read(path: Path, needed: Iterable[str], *, missing: list[Path]) -> pd.DataF
 
 def _found(path: Path) -> Path | None:
     """The file, where its job has ended; else where a job that was cut off left it, if one did."""
-    cut_off = path.parent.parent.glob(f"{UNFINISHED}/*/{path.parent.name}/{path.name}")
+    here = path.parent
+    cut_off = chain(
+        here.parent.glob(f"{UNFINISHED}/*/{here.name}/{path.name}"), here.glob(f"{UNFINISHED}/*/{path.name}")
+    )
     return path if path.exists() else next(cut_off, None)
 
 

@@ -54,14 +54,15 @@ def energy_paths(batches: pd.DataFrame) -> pd.DataFrame:
 
 def weight_paths(energy: pd.DataFrame) -> pd.DataFrame:
     """How far each stream moved its weights, back and forth: RUN and weight_path, where ``weights_by_batch`` ends."""
-    return weights_by_batch(energy).groupby(list(RUN))["weight_path"].last().reset_index()
+    return weights_by_batch(energy).groupby(list(RUN)).tail(1)[[*RUN, "weight_path"]].reset_index(drop=True)
 
 
 def weights_by_batch(energy: pd.DataFrame) -> pd.DataFrame:
     """One row a stream and recorded batch: RUN, edits, weight_path.
 
     weight_path is the sum so far of ||dW|| / ||W||, averaged over the edited layers: beside the path of HE, what HE is
-    to tell more than.
+    to tell more than. A row has its own batch's update alone, so that it is NaN from the first batch on that was not
+    recorded (``energy_every``) or has none.
     """
     columns = [*RUN, "edits", "weight_path"]
     if not {"update_norm", "weight_norm"} <= set(energy.columns):
@@ -69,7 +70,10 @@ def weights_by_batch(energy: pd.DataFrame) -> pd.DataFrame:
     moved = energy[energy["batch"] > 0]
     moved = moved.assign(weight_path=moved["update_norm"] / moved["weight_norm"])
     found = moved.groupby([*RUN, "batch", "edits"])["weight_path"].mean().reset_index()
-    found["weight_path"] = found.groupby(list(RUN))["weight_path"].cumsum()
+    runs = found.groupby(list(RUN))
+    whole = found["weight_path"].notna() & (found["batch"] == runs.cumcount() + 1)
+    known = whole.groupby([found[key] for key in RUN]).cummin()
+    found["weight_path"] = runs["weight_path"].cumsum().where(known)
     return found[columns]
 
 
@@ -147,14 +151,18 @@ def energy_correlations(paths: pd.DataFrame) -> pd.DataFrame:
 def steps(paths: pd.DataFrame) -> pd.DataFrame:
     """Changes from each checkpoint to the next: RUN, edits (of the later), HE (% of pretrained), metrics (points).
 
-    he_step is signed; weight_step is how far the weights moved in between, back and forth.
+    he_step is signed; weight_step is how far the weights moved in between, back and forth; place counts the steps of
+    a stream.
     """
     moved = paths.sort_values(list(STREAM), kind="stable").copy()
     values = ["he_change", "weight_path", *METRICS]
     with np.errstate(invalid="ignore"):
         moved[values] = moved.groupby(list(RUN), dropna=False)[values].diff()
     moved = moved.rename(columns={"he_change": "he_step", "weight_path": "weight_step"})
-    return moved[[*STREAM, "he_step", "weight_step", *METRICS]].dropna(subset=["he_step"]).reset_index(drop=True)
+    moved["place"] = moved.groupby(list(RUN), dropna=False).cumcount()
+    return (
+        moved[[*STREAM, "place", "he_step", "weight_step", *METRICS]].dropna(subset=["he_step"]).reset_index(drop=True)
+    )
 
 
 FIRST = 3
@@ -162,21 +170,20 @@ FIRST = 3
 FASTER = 5.0
 """HE warns when a batch moves it so many times as much as those did on average. Set beforehand, not fitted."""
 ROUNDING = 1e-8
-"""Percent of HE: a batch that moves it less than this has moved it by the rounding of float32 weights, not at all."""
+"""Percent of HE: batches that move it less on average move it by the rounding of float32 weights, not at all."""
 
 
 def pace(batches: pd.DataFrame) -> pd.DataFrame:
     """``energy_by_batch`` of the batches after the first row, with `pace`: |step| over its mean in the `FIRST` batches.
 
     How much HE moves differs by orders of magnitude between models and methods; how its movement grows compares. NaN
-    in a stream whose first batches did not move it, as the rotation's do not.
+    in a stream whose first batches did not move it beyond rounding, as the rotation's do not.
     """
     moved = batches[batches["edits"] > 0].copy()
     size = moved["step"].abs()
-    size = size.mask(size < ROUNDING, 0.0)
     early = moved.groupby(list(RUN), dropna=False).cumcount() < FIRST
     start = size.where(early).groupby([moved[key] for key in RUN], dropna=False).transform("mean")
-    moved["pace"] = size / start.where(start > 0)
+    moved["pace"] = size / start.where(start >= ROUNDING)
     return moved.reset_index(drop=True)
 
 
