@@ -64,6 +64,11 @@ class Study(Settings):
         """A method under the settings that its model's file has for it."""
         return resolve(name, hyperparameters=self.models[model].hyperparameters(name))
 
+    def spectra(self, model: ModelConfig) -> set[str]:
+        """The decompositions of the unedited model that a method of the study reads."""
+        methods = {*self.study.methods, *([self.study.sensitivity.method] if self.study.sensitivity else [])}
+        return {name for method in methods for name in self.method(model.name, method).spectra}
+
     def methods_used(self) -> list[dict[str, Any]]:
         """Every method of every model: what it is made of, whose package that is, and its settings before tuning."""
         found = []

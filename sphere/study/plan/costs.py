@@ -61,6 +61,7 @@ class Costs:
         self.time = Durations(self.bytes, machine)
         self.sizes, self.layers = self.bytes.sizes, self.bytes.layers
         self.gpu = model.resources.gpu > 0
+        self.spectra = study.spectra(model)
 
     def _job(
         self,
@@ -147,15 +148,27 @@ class Costs:
             seconds=self.time.flops(model=work, single=2 * tokens * many * s.moment),
             written=self.bytes.statistics_file,
         )
-        yield self._job(
+        if "null_space" in self.spectra:
+            yield self._null_space()
+        if "directions" in self.spectra:
+            yield self._directions()
+
+    def _null_space(self) -> Job:
+        """The decomposition of the key statistics of every layer."""
+        s, d_in, many = self.sizes, self.sizes.shape.inner, len(self.layers)
+        return self._job(
             "null_space",
             least=(2 * many + 4) * 8 * s.moment,
             files=self.bytes.statistics_file + self.bytes.null_space_file,
             seconds=self.time.flops(double=many * EIGEN * d_in**3),
             written=self.bytes.null_space_file,
         )
+
+    def _directions(self) -> Job:
+        """The principal directions of every layer's weight."""
+        s, d_out, d_in, many = self.sizes, self.sizes.shape.width, self.sizes.shape.inner, len(self.layers)
         short = min(d_out, d_in)
-        yield self._job(
+        return self._job(
             "directions",
             least=self.bytes.folder + self.bytes.directions_file + 8 * 8 * s.weight + 4 * 8 * short**2,
             files=self.bytes.folder + self.bytes.directions_file,
