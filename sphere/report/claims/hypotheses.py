@@ -69,6 +69,7 @@ def collapse_follows_energy(evidence: Evidence) -> Finding:
         direct.append(Part(name, "r_s of HE and metric", "", by_seed_of(own, "r")))
     whole = pooled("all", "mean r_s of |HE change| and metric over the checkpoints", "", parts)
     moved = steps(evidence.paths)
+    moved["he_step"] = moved["he_step"].abs()
     of_energy, moves = _over_steps(moved, "he_step")
     points, count = int(orders(found)["n"].median()), len(orders(moved))
     verdict, reason = _coincidence(whole, of_energy, points)
@@ -103,8 +104,7 @@ def _over_steps(moved: pd.DataFrame, what: str, *held: str) -> tuple[Part, list[
 
 def _within_streams(what: str, metric: str, held: Sequence[str], moved: pd.DataFrame) -> float:
     """r_s of the sizes of one seed's steps and the metric's changes."""
-    sizes = moved.assign(he_step=moved["he_step"].abs())
-    return spearman_within(sizes[what], sizes[metric], sizes["method"], [sizes[name] for name in held])
+    return spearman_within(moved[what], moved[metric], moved["method"], [moved[name] for name in held])
 
 
 def _coincidence(levels: Part, steps_alone: Part, points: int) -> tuple[str, str]:

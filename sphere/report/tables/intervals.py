@@ -59,12 +59,12 @@ def over_records(values: Iterable[float]) -> Interval:
     return _mean_interval(values, OVER_RECORDS, student=False)
 
 
-def from_stderr(mean: float, stderr: float, n: int = 1) -> Interval:
-    """Normal interval from a standard error over test items, such as the harness reports."""
+def from_stderr(mean: float, stderr: float, n: int = 1, kind: str = OVER_ITEMS) -> Interval:
+    """Normal interval from a standard error: over test items, such as the harness reports, or what ``kind`` says."""
     if not isfinite(stderr):
         return Interval(mean, nan, nan, NO_INTERVAL, n)
     reach = float(special.ndtri((1 + LEVEL) / 2)) * stderr
-    return Interval(mean, mean - reach, mean + reach, OVER_ITEMS, n)
+    return Interval(mean, mean - reach, mean + reach, kind, n)
 
 
 def over_draws(values: Iterable[float], draws: Iterable[float], unit: str) -> Interval:

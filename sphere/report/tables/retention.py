@@ -7,14 +7,13 @@ the streams' editing.csv.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sphere.config.names import STREAM
-from sphere.report.tables.intervals import NO_INTERVAL, OVER_RECORDS, from_stderr, over_seeds
+from sphere.report.tables.intervals import OVER_RECORDS, from_stderr, over_seeds
 from sphere.report.tables.layout import METRICS, dataset_label, family_label, family_of, method_label, ordered_methods
 from sphere.report.tables.render import Cell, Column, Row, Table
 from sphere.report.tables.stream import seeds_note
@@ -23,9 +22,8 @@ COHORT = 100
 """Edits of a cohort; streams too short for ``COHORTS`` of them have that many smaller ones."""
 COHORTS = 5
 COLUMNS = (
-    *(*STREAM, "metric_family", "metric", "cohort", "size"),
-    *("first", "last", "n", "now", "now_stderr", "n_now"),
-)
+    *STREAM, "metric_family", "metric", "cohort", "size", "first", "last", "n", "now", "now_stderr", "n_now"
+)  # fmt: skip
 
 
 def cohort_size(edits: int) -> int:
@@ -79,8 +77,8 @@ def retention_curve(retention: pd.DataFrame) -> pd.DataFrame:
         found: dict[str, Any] = dict(zip(cell, key, strict=True))
         interval = over_seeds(own["now"])
         if len(own) == 1:
-            alone = from_stderr(interval.mean, float(own["now_stderr"].iloc[0]), int(own["n_now"].iloc[0]))
-            interval = alone if alone.kind == NO_INTERVAL else replace(alone, kind=OVER_RECORDS)
+            error, n = own[["now_stderr", "n_now"]].iloc[0]
+            interval = from_stderr(interval.mean, float(error), int(n), OVER_RECORDS)
         found |= {"mean": interval.mean, "ci_low": interval.low, "ci_high": interval.high, "ci_kind": interval.kind}
         rows.append({**found, "edits": found["cohort"] + found["size"]})
     return pd.DataFrame(rows, columns=[*cell, "edits", "mean", "ci_low", "ci_high", "ci_kind"])
