@@ -53,7 +53,7 @@ class Layout:
 
     def pack(self, padded: Tensor) -> Tensor:
         """(B, T, ...) -> (N, ...)."""
-        return padded.flatten(0, 1)[self.place]
+        return padded.flatten(0, 1).index_select(0, self.place)
 
     def pad(self, packed: Tensor) -> Tensor:
         """(N, ...) -> (B, T, ...); padding repeats the first token."""

@@ -24,7 +24,7 @@ from transformers import DynamicCache, PreTrainedConfig
 
 from sphere.editing.packing import Layout, Prefix, can_pack, packed_attention
 from sphere.models.adapters import Adapter
-from sphere.models.hooks import capture_calls, capture_output, hidden
+from sphere.models.hooks import by_name, capture_calls, capture_output, forward, hidden
 
 TREE = 1024
 """Nodes of one tree of texts: what attention costs grows with their square."""
@@ -68,6 +68,8 @@ class Replay:
     """Keyword arguments of each upper layer's call, cut to the tails' T columns."""
     prefixes: list[Prefix]
     cache_names: list[str]
+    last_mlp: nn.Module | None
+    """The last layer's."""
     packed: bool
 
     @property
@@ -75,11 +77,16 @@ class Replay:
         """(B,) the rows' pivots among the N tokens."""
         return self.layout.starts
 
-    def run(self, changed: Tensor) -> Tensor:
-        """Hidden states (N, d) behind the last layer, with the pivots' states (B, d) replaced by ``changed``."""
-        for state in self.walk(changed):  # noqa: B007 (the last is wanted)
-            pass
-        return state
+    def run(self, changed: Tensor, read: Tensor) -> Tensor:
+        """Hidden states (R, d) of the tokens ``read`` (R,), each given once, behind the last layer.
+
+        The pivots' states (B, d) are replaced by ``changed``.
+        """
+        mlp = self.last_mlp if self.packed else None
+        with nullcontext() if mlp is None else _tokens_alone(mlp, read):
+            for state in self.walk(changed):  # noqa: B007 (the last is wanted)
+                pass
+        return state.index_select(0, read)
 
     def walk(self, changed: Tensor) -> Iterator[Tensor]:
         """The states (N, d) behind the changed layer, and then behind each layer above it."""
@@ -135,8 +142,11 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int) -> Replay:
         capture_output(adapter.layer(layer)) as states,
         capture_output(upper[0]) as above,
         capture_output(adapter.projection(layer)) as outputs,
+        capture_output(upper[-1], stop=True),
+        _without_tails(upper[1:], trees),
     ):
-        adapter.backbone(
+        forward(
+            adapter.backbone,
             input_ids=trees.ids,
             attention_mask=_additive(trees.sees, adapter.dtype).unsqueeze(1),
             position_ids=trees.depths,
@@ -152,10 +162,13 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int) -> Replay:
     masks = {
         window: _attention_mask(real, adapter.dtype, window=window)[:, :, before.shape[1] :] for window in set(windows)
     }
+    width = trees.ids.shape[1]
+    near = (before // width * trees.shared + before % width).where(before >= 0, 0)  # (B, P) of what all layers see
     prefixes, arguments = [], []
     held: Sequence[Any] = cache.layers[layer + 1 :]
     for call, name, window, stored in zip(calls, names, windows, held, strict=True):
-        kept = (each.transpose(1, 2).flatten(0, 1)[before] for each in (stored.keys, stored.values))
+        cut = (each[:, :, : trees.shared].transpose(1, 2) for each in (stored.keys, stored.values))
+        kept = (each.flatten(0, 1)[near] for each in cut)
         prefixes.append(Prefix(*(each.transpose(1, 2).contiguous() for each in kept)))
         rest = {key: value for key, value in call.items() if key not in ("hidden_states", "attention_mask", name)}
         given = {key: _per_row(value, len(trees.ids), lambda t: t.flatten(0, 1)[tails]) for key, value in rest.items()}
@@ -164,6 +177,7 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int) -> Replay:
     found = Replay(
         *(states[0].flatten(0, 1)[flat], outputs[0].flatten(0, 1)[tails[:, 0]], layout, adapter.model.config),
         *(upper, arguments, prefixes, names),
+        last_mlp=adapter.mlp(adapter.n_layers - 1),
         packed=can_pack(adapter.model.config),
     )
     return found if _as_recorded(found, above[0].flatten(0, 1)[flat]) else replace(found, packed=False)
@@ -173,9 +187,12 @@ def record(adapter: Adapter, rows: Sequence[Row], *, layer: int) -> Replay:
 class _Trees:
     """The different beginnings of the rows: a token behind the same tokens is computed once, whoever has it.
 
-    Rows share C trees of at most M nodes; a node is a token, and its index is into the flattened (C x M).
+    Rows share C trees of at most M nodes; a node is a token, and its index is into the flattened (C x M). In each tree
+    those that stand before a pivot come first: no layer above the second one that is replayed needs the others.
     """
 
+    shared: int
+    """How many nodes of a tree stand before a pivot, at most."""
     ids: Tensor
     """(C, M)"""
     depths: Tensor
@@ -190,14 +207,23 @@ class _Trees:
     @classmethod
     def of(cls, rows: Sequence[Row], device: torch.device) -> _Trees:
         trees: list[dict[tuple[int, int], int]] = [{}]  # (the node before, token) -> node
-        places = []
+        found = []
         for row in rows:
             if trees[-1] and len(trees[-1]) + len(row.ids) > TREE:
                 trees.append({})
             nodes = [-1]
             for token in row.ids:
                 nodes.append(trees[-1].setdefault((nodes[-1], token), len(trees[-1])))
-            places.append((len(trees) - 1, torch.tensor(nodes[1:])))
+            found.append((len(trees) - 1, nodes[1:]))
+        order: list[dict[int, int]] = [{} for _ in trees]  # node -> its number, those before a pivot first
+        for row, (tree, nodes) in zip(rows, found, strict=True):
+            for node in nodes[: row.pivot]:
+                order[tree].setdefault(node, len(order[tree]))
+        shared = max(1, *map(len, order))
+        for tree, nodes in found:
+            for node in nodes:
+                order[tree].setdefault(node, len(order[tree]))
+        places = [(tree, torch.tensor([order[tree][node] for node in nodes])) for tree, nodes in found]
         width = max(map(len, trees))
         ids, depths = torch.zeros(2, len(trees), width, dtype=torch.long)
         sees = torch.eye(width, dtype=torch.bool).repeat(len(trees), 1, 1)
@@ -213,7 +239,7 @@ class _Trees:
             pad_sequence(before, batch_first=True, padding_value=-1, padding_side="left"),
             pad_sequence(tails, batch_first=True, padding_value=-1),
         ]
-        return cls(*(each.to(device) for each in (ids, depths, sees, *columns)))
+        return cls(shared, *(each.to(device) for each in (ids, depths, sees, *columns)))
 
 
 def _as_recorded(replay: Replay, above: Tensor) -> bool:
@@ -236,6 +262,42 @@ def _windows(adapter: Adapter, trees: _Trees) -> Iterator[None]:
             near = trees.depths[:, :, None] - trees.depths[:, None] < window
             mask = _additive(trees.sees & near, adapter.dtype).unsqueeze(1)
             handles.append(module.register_forward_pre_hook(_masked_by(mask), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _without_tails(layers: Sequence[nn.Module], trees: _Trees) -> Iterator[None]:
+    """These layers see the nodes before the pivots alone."""
+    size, columns = len(trees.ids), trees.shared
+
+    def cut(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return (), _cut(by_name(module, args, kwargs), size, columns)
+
+    handles = [module.register_forward_pre_hook(cut, with_kwargs=True) for module in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _tokens_alone(mlp: nn.Module, tokens: Tensor) -> Iterator[None]:
+    """``mlp`` takes these of the (1, N, d) that it is given, and puts out zeros for the others."""
+    sizes = []
+
+    def cut(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        sizes.append(args[0].shape[1])
+        return tuple(each.index_select(1, tokens) for each in args)
+
+    def spread(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        return output.new_zeros(1, sizes[-1], output.shape[2]).index_copy(1, tokens, output)
+
+    handles = [mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(spread)]
     try:
         yield
     finally:

@@ -87,6 +87,11 @@ class Adapter:
         """The edited module of layer ``index``; its input at the subject's last token is the key."""
         return self.layer(index).get_submodule(self.family.projection)
 
+    def mlp(self, index: int) -> nn.Module | None:
+        """The module that the projection is a part of, through which each token goes alone; None: the layer itself."""
+        name = self.family.projection.rpartition(".")[0]
+        return self.layer(index).get_submodule(name) if name else None
+
     def parameter(self, index: int) -> nn.Parameter:
         """The edited parameter as stored; see ``weight`` for its (d_out, d_in) view."""
         parameter = self.projection(index).weight

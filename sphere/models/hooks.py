@@ -62,15 +62,20 @@ def capture_output(module: nn.Module, *, stop: bool = False) -> Iterator[list[Te
         handle.remove()
 
 
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a module is called with, by the names in its ``forward``."""
+    bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+    flat = {name: value for name, value in bound.items() if name != "kwargs"}
+    return flat | dict(bound.get("kwargs", {}))
+
+
 @contextmanager
 def capture_calls(modules: Sequence[nn.Module]) -> Iterator[list[dict[str, Any]]]:
     """Collect the arguments of each module's next call, by the names in its ``forward``, in the order of the calls."""
     calls: list[dict[str, Any]] = []
 
     def pre(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        flat = {name: value for name, value in bound.items() if name != "kwargs"}
-        calls.append(flat | dict(bound.get("kwargs", {})))
+        calls.append(by_name(module, args, kwargs))
 
     handles = [module.register_forward_pre_hook(pre, with_kwargs=True) for module in modules]
     try:
