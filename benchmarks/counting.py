@@ -49,12 +49,15 @@ class Lengths:
     targets: int
     clean: int
     """Tokens of one pass over the texts and the prompts of the KL divergence, in which a beginning is run once."""
+    before: int
+    """Of these, those before a subject's last token."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, requests: Sequence[EditRequest], contexts: Contexts) -> Lengths:
         rows = [row for r in requests for row in encode_in_contexts(tokenizer, r, contexts, target=True)]
         anchors = [encode(tokenizer, r.subject, subject_end=len(r.subject)) for r in requests]
         texts = [row.ids[:-1] for row in rows] + [row.ids[: row.subject_last + 1] for row in anchors]
+        before = [row.ids[: row.subject_last] for row in [*rows, *anchors]]
         return cls(
             requests=len(requests),
             texts=len(rows),
@@ -62,6 +65,7 @@ class Lengths:
             prompts=sum(row.subject_last + 1 for row in rows),
             targets=sum(len(row.ids) - row.target_start for row in rows),
             clean=len({ids[: i + 1] for ids in texts for i in range(len(ids))}),
+            before=len({ids[: i + 1] for ids in before for i in range(len(ids))}),
         )
 
     @property
@@ -73,7 +77,12 @@ class Lengths:
 def layer_operations(config: LlamaConfig) -> int:
     """Of one token through one layer, forward; backward with respect to activations takes as many."""
     d, kv = config.hidden_size, config.hidden_size * config.num_key_value_heads // config.num_attention_heads
-    return 2 * (2 * d * d + 2 * d * kv + 3 * d * config.intermediate_size)
+    return 2 * (2 * d * d + 2 * d * kv) + mlp_operations(config)
+
+
+def mlp_operations(config: LlamaConfig) -> int:
+    """Of one token through one layer's MLP, forward."""
+    return 2 * 3 * config.hidden_size * config.intermediate_size
 
 
 def value_operations(config: LlamaConfig, lengths: Lengths, *, layer: int, steps: int) -> float:
@@ -81,8 +90,9 @@ def value_operations(config: LlamaConfig, lengths: Lengths, *, layer: int, steps
     each, head = layer_operations(config), 2 * config.hidden_size * config.vocab_size
     upper = config.num_hidden_layers - 1 - layer
     n = lengths.requests  # of each the KL divergence takes one column more
-    once = lengths.clean * config.num_hidden_layers * each
+    once = (lengths.clean * (layer + 2) + lengths.before * (upper - 1)) * each  # and the tails in the next layer
     forward = (lengths.tails + n) * upper * each + (lengths.targets + n) * head
+    forward -= (lengths.tails - lengths.targets) * mlp_operations(config)  # of the last layer: those that nobody reads
     return once + (2 * steps - 1) * forward
 
 
