@@ -21,6 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from sphere.config.names import IN_CONTEXT, PRE_EDITED
@@ -214,6 +215,11 @@ def log_limits(values: ArrayLike) -> tuple[float, float]:
         low, high = float(np.floor(low)), max(float(np.ceil(high)), float(np.floor(low)) + 1)
     room = max(0.15, 0.03 * (high - low))  # a point on the edge of a long axis is seen whole
     return 10 ** (low - room), 10 ** (high + room)
+
+
+def thousands(axes: Axes) -> None:
+    """x ticks as whole numbers with commas, wherever they are."""
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
 def fit_integers(axes: Axes, values: Iterable[float]) -> None:

@@ -34,6 +34,7 @@ from sphere.report.style import (
     log_limits,
     look,
     say_nothing_to_draw,
+    thousands,
     width_of,
 )
 from sphere.report.tables.intervals import Correlation, over_seeds, spearman
@@ -314,6 +315,7 @@ def early_warning(paths: pd.DataFrame, batches: pd.DataFrame, stem: Path, *, col
             for axis, title in zip((left, middle, right), titles, strict=True):
                 axis.set_xlim(-0.04 * end, 1.04 * end)
                 axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+                thousands(axis)
                 axis.set_title(title, loc="left", linespacing=1.2)
             left.set_ylabel(row_label(model, dataset, f"|step of HE| / first {FIRST}", several=len(found) > 1))
             middle.set_ylabel(f"Efficacy ({family_label(family_of(dataset))}, %)")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from sphere.report.figures.panels import ACROSS, band, in_rows
 from sphere.report.published import read_published
-from sphere.report.style import PAGE, drawing, grid, legend_above, log_limits, look, say_nothing_to_draw
+from sphere.report.style import PAGE, drawing, grid, legend_above, log_limits, look, say_nothing_to_draw, thousands
 from sphere.report.tables.editing import PAPER_PREFIX
 from sphere.report.tables.intervals import from_stderr
 from sphere.report.tables.layout import (
@@ -60,7 +60,7 @@ def side_by_side(by_method: pd.DataFrame, published: Path | None, stem: Path) ->
                 axis.set_xscale("log")
                 axis.set_xlim(log_limits(whole["edits"]))
                 axis.xaxis.set_minor_locator(NullLocator())
-                axis.xaxis.set_major_formatter(FuncFormatter(lambda edits, _: f"{edits:,.0f}"))
+                thousands(axis)
             for axis in line[len(names) :]:
                 axis.set_visible(False)
             line[0].set_ylim(-4, 104)
