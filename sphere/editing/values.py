@@ -205,7 +205,7 @@ class _Scored(torch.autograd.Function):
     """Negative log-likelihoods of tokens, and KL divergences where none is given, by rows as wide as the vocabulary.
 
     ``apply(logits (m + n, V), tokens (m,), clean (n, V))`` gives (m,), and (n,) from ``clean``, ROME's equation 4
-    (after || before), with as few passes over the rows as there can be.
+    (after || before), with few passes over the rows.
     """
 
     @staticmethod

@@ -28,15 +28,15 @@ def recorded(family: str, model_of: ModelMaker) -> Replay:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("tree", [9, 1024])
+@pytest.mark.parametrize(("tree", "layer"), [(9, 1), (1024, 1), (1024, 2)])
 def test_a_clean_run_is_the_models_own(
-    family: str, tree: int, tiny_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+    family: str, tree: int, layer: int, tiny_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the texts are recorded as one tree, in which two begin alike, or as several."""
+    """Whether the texts are recorded as one tree, in which two begin alike, or as several, and if one layer is left."""
     monkeypatch.setattr("sphere.editing.replay.TREE", tree)
     model = tiny_model(family, 64).double()
     parts = Adapter(model)
-    replay = record(parts, ROWS, layer=1)
+    replay = record(parts, ROWS, layer=layer)
     implementation = model.config._attn_implementation
     again = replay.run(replay.tail[replay.pivots], everywhere(replay)).split(replay.layout.lengths.tolist())
     assert model.config._attn_implementation == implementation

@@ -35,9 +35,8 @@ def test_batched_values_equal_one_at_a_time(
     got = target_values(Adapter(model), tokenizer, REQUESTS, CONTEXTS, layer=1, settings=settings)
     for column, request in enumerate(REQUESTS):
         expected = target_value(Adapter(model), tokenizer, request, CONTEXTS, layer=1, settings=settings)
-        torch.testing.assert_close(
-            got.values[:, column], expected, rtol=1e-5, atol=5e-6
-        )  # some compute parts in float32
+        # some compute parts in float32
+        torch.testing.assert_close(got.values[:, column], expected, rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

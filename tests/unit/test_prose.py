@@ -46,13 +46,17 @@ SENTENCES = {
         f"{{{PAPER}/claims.csv|C1|ci_high|0.00}}])",
         f"(C2's {{{PAPER}/claims.csv|C2|effect|0.00}} of five methods)",
         f"the projection takes {{{PAPER}/claims.csv|C7|effect|0.00}} % of the edit time",
-        f"gives {{{ABILITY}/general_ability.csv|Pre-edited|sentiment|0.0}} % right answers before, and "
+        f"sentiment, from {{{ABILITY}/general_ability.csv|Pre-edited|sentiment|0}} % to "
+        f"{{{ABILITY}/general_ability.csv|AlphaEdit|sentiment|0}} and "
+        f"{{{ABILITY}/general_ability.csv|SPHERE|sentiment|0}} %, while the energy ends at most "
+        f"{{{ABILITY}/energy.csv|AlphaEdit|he_change|0.0000}} % away",
+        f"gives {{{ABILITY}/general_ability.csv|Pre-edited|sentiment|0.0}} % right answers there before, and "
         f"{{{ABILITY}/general_ability.csv|AlphaEdit|sentiment|0.0}} % (AlphaEdit) and "
         f"{{{ABILITY}/general_ability.csv|SPHERE|sentiment|0.0}} % (SPHERE) after 2,000 edits",
         f"the energy has moved by {{{ABILITY}/energy.csv|AlphaEdit|he_change|0.0000}} and "
         f"{{{ABILITY}/energy.csv|SPHERE|he_change|0.0000}} %",
         f"than AlphaEdit (C5: {{{ABILITY}/claims.csv|C5|effect|0.0}} points [{{{ABILITY}/claims.csv|C5|ci_low|0.0}}, "
-        f"{{{ABILITY}/claims.csv|C5|ci_high|0.0}}])",
+        f"{{{ABILITY}/claims.csv|C5|ci_high|0.0}}], ",
         f"(C5, on CounterFact: {{{PAPER}/claims.csv|C5|effect|0.0}} points [{{{PAPER}/claims.csv|C5|ci_low|0.0}}, "
         f"{{{PAPER}/claims.csv|C5|ci_high|0.0}}])",
         f"the mean under published settings is a loss, {{{PUBLISHED}/claims.csv|C6|effect|0.0}} points "
@@ -63,9 +67,9 @@ SENTENCES = {
         f"{{{LONG}/energy.csv|AlphaEdit|he_change|0.00}} %",
     ],
     "README.md": [
-        f"of sentiment AlphaEdit and SPHERE leave {{{ABILITY}/general_ability.csv|AlphaEdit|sentiment|0}} and "
-        f"{{{ABILITY}/general_ability.csv|SPHERE|sentiment|0}} % of "
-        f"{{{ABILITY}/general_ability.csv|Pre-edited|sentiment|0}} %",
+        f"of sentiment, {{{ABILITY}/general_ability.csv|Pre-edited|sentiment|0}} % before, AlphaEdit and SPHERE leave "
+        f"{{{ABILITY}/general_ability.csv|AlphaEdit|sentiment|0}} and "
+        f"{{{ABILITY}/general_ability.csv|SPHERE|sentiment|0}} %",
         "fall from {smollm2/editing_accuracy.csv|Pre-edited|specificity|0} % to between "
         "{smollm2/editing_accuracy.csv|MEMIT|specificity|0} % (MEMIT) and "
         "{smollm2/editing_accuracy.csv|AlphaEdit|specificity|0} % (AlphaEdit)",
