@@ -458,7 +458,8 @@ def test_the_row_of_the_example_makes_the_model_editable(
 
     texts = [Row((3, 4, 5, 6, 7), 2), Row((9, 8, 7), 0)]
     replay = record(parts, texts, layer=1)
-    again = replay.run(replay.tail[replay.pivots]).split(replay.layout.lengths.tolist())
+    everywhere = torch.arange(len(replay.tail))
+    again = replay.run(replay.tail[replay.pivots], everywhere).split(replay.layout.lengths.tolist())
     for got, text in zip(again, texts, strict=True):
         with capture_output(parts.layer(3)) as seen:
             logits = model(torch.tensor([text.ids])).logits

@@ -319,7 +319,7 @@ def test_saved_activations_are_bounded(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = replayed.run(changed)
+        output = replayed.run(changed, torch.arange(len(replayed.tail)))
     tokens, layers = len(replayed.tail), 2
     counted = Sizes(tiny_shape(family, 384), str(dtype).removeprefix("torch.")).saved * tokens * layers
     assert output.requires_grad

@@ -161,6 +161,7 @@ def plug_and_play(by_method: pd.DataFrame, stem: Path, *, families: Mapping[str,
                 axis.set_title(metric.capitalize(), loc="left")
                 axis.set_xlabel(percent(dataset, families).capitalize())
             line[0].set_xlim(0, max(1.25 * line[0].get_xlim()[1], 1.0))  # room for the numbers; all at 0 has an axis
+            line[0].set_xticks([tick for tick in line[0].get_xticks() if tick <= min(100, line[0].get_xlim()[1])])
             if len(found) > 1:
                 line[0].set_ylabel(f"{model}\n{dataset_label(dataset)}")
         handles = [

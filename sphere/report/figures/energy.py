@@ -77,6 +77,8 @@ def energy_accuracy(paths: pd.DataFrame, stem: Path) -> None:
         axes = grid(figure, len(rows), columns, sharey=True)
         for line, (model, dataset, methods) in zip(axes, rows, strict=True):
             place = seed_means(_of(paths, model, dataset), ["method", "edits"], ["he", "he_change", *METRICS])
+            bounds = [f"{metric}_{end}" for metric in METRICS for end in ("low", "high")]
+            place[bounds] = place[bounds].clip(0, 100)  # as far as a share can be
             far = _far_movers(place)
             limits = _energy_limits(place[~place["method"].isin(far)])
             shared = [method for method in methods if method not in far]
