@@ -24,7 +24,7 @@ from transformers import DynamicCache, PreTrainedConfig
 
 from sphere.editing.packing import Layout, Prefix, can_pack, packed_attention
 from sphere.models.adapters import Adapter
-from sphere.models.hooks import by_name, capture_calls, capture_output, forward, hidden
+from sphere.models.hooks import by_name, capture_calls, capture_output, forward, hidden, removing
 
 TREE = 1024
 """Nodes of one tree of texts: what attention costs grows with their square."""
@@ -83,7 +83,7 @@ class Replay:
         The pivots' states (B, d) are replaced by ``changed``.
         """
         mlp = self.last_mlp if self.packed else None
-        with nullcontext() if mlp is None else _tokens_alone(mlp, read):
+        with nullcontext() if mlp is None else _tokens_alone(mlp, read, len(self.tail)):
             for state in self.walk(changed):  # noqa: B007 (the last is wanted)
                 pass
         return state.index_select(0, read)
@@ -262,11 +262,8 @@ def _windows(adapter: Adapter, trees: _Trees) -> Iterator[None]:
             near = trees.depths[:, :, None] - trees.depths[:, None] < window
             mask = _additive(trees.sees & near, adapter.dtype).unsqueeze(1)
             handles.append(module.register_forward_pre_hook(_masked_by(mask), with_kwargs=True))
-    try:
+    with removing(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -278,31 +275,23 @@ def _without_tails(layers: Sequence[nn.Module], trees: _Trees) -> Iterator[None]
         return (), _cut(by_name(module, args, kwargs), size, columns)
 
     handles = [module.register_forward_pre_hook(cut, with_kwargs=True) for module in layers]
-    try:
+    with removing(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
-def _tokens_alone(mlp: nn.Module, tokens: Tensor) -> Iterator[None]:
-    """``mlp`` takes these of the (1, N, d) that it is given, and puts out zeros for the others."""
-    sizes = []
+def _tokens_alone(mlp: nn.Module, tokens: Tensor, size: int) -> Iterator[None]:
+    """``mlp`` takes these of the (1, ``size``, d) that it is given, and puts out zeros for the others."""
 
     def cut(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        sizes.append(args[0].shape[1])
         return tuple(each.index_select(1, tokens) for each in args)
 
     def spread(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return output.new_zeros(1, sizes[-1], output.shape[2]).index_copy(1, tokens, output)
+        return output.new_zeros(1, size, output.shape[2]).index_copy(1, tokens, output)
 
     handles = [mlp.register_forward_pre_hook(cut), mlp.register_forward_hook(spread)]
-    try:
+    with removing(handles):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _masked_by(mask: Tensor) -> Any:

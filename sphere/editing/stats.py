@@ -22,7 +22,7 @@ from sphere.errors import InputError, NumericalError
 from sphere.files import write_atomically
 from sphere.models.adapters import Adapter
 from sphere.models.batching import CHUNK, DEFAULT_TOKEN_BUDGET, KEPT_SHARE, run_in_batches
-from sphere.models.hooks import capture_inputs, forward
+from sphere.models.hooks import capture_inputs, forward, removing
 from sphere.models.tokens import PAD, right_pad
 
 
@@ -197,11 +197,8 @@ def output_gradients(adapter: Adapter, rows: Sequence[Sequence[int]], layers: Se
         return hook
 
     handles = [adapter.projection(i).register_forward_hook(adding(i)) for i in layers]
-    try:
+    with removing(handles):
         states = adapter.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, d)
-    finally:
-        for handle in handles:
-            handle.remove()
     asked = mask[:, 1:].bool()  # whose next token is there
     slopes = torch.zeros_like(states)
     flat, labels = states[:, :-1][asked].detach(), ids[:, 1:][asked]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sphere.errors import InputError
 from sphere.models.adapters import Adapter
-from sphere.models.hooks import capture_output, forward
+from sphere.models.hooks import capture_output, forward, removing
 
 TOLERANCE = 0.05
 """Relative; a wrong map misses by about as much as the change itself."""
@@ -37,11 +37,8 @@ def check_arrival(parts: Adapter, layer: int) -> None:
     if parts.family.behind:  # which takes the length away
         change *= output.norm() / state.norm()
     handle = parts.projection(layer).register_forward_hook(_adding(change))
-    try:
-        with capture_output(parts.layer(layer), stop=True) as changed:
-            forward(parts.backbone, input_ids=ids, use_cache=False)
-    finally:
-        handle.remove()
+    with removing([handle]), capture_output(parts.layer(layer), stop=True) as changed:
+        forward(parts.backbone, input_ids=ids, use_cache=False)
     expected = state + parts.arrives(layer, output + change) - parts.arrives(layer, output)
     what = f"layer {layer}'s MLP does not enter the residual stream as its family's row says"
     _compare(parts, expected, changed[0].float(), what)

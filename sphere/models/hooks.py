@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 class StopForward(Exception):  # noqa: N818 (a signal, no error)
@@ -19,6 +20,16 @@ def hidden(output: Any) -> Tensor:
     state = output[0] if isinstance(output, tuple) else output
     assert isinstance(state, Tensor)
     return state
+
+
+@contextmanager
+def removing(handles: Sequence[RemovableHandle]) -> Iterator[None]:
+    """Hooks that are gone behind the block, however it ends."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -38,11 +49,8 @@ def capture_inputs(modules: Mapping[int, nn.Module], *, stop_after: int | None =
         return pre
 
     handles = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]
-    try:
+    with removing(handles):
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -56,10 +64,8 @@ def capture_output(module: nn.Module, *, stop: bool = False) -> Iterator[list[Te
             raise StopForward
 
     handle = module.register_forward_hook(hook)
-    try:
+    with removing([handle]):
         yield seen
-    finally:
-        handle.remove()
 
 
 def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -78,11 +84,8 @@ def capture_calls(modules: Sequence[nn.Module]) -> Iterator[list[dict[str, Any]]
         calls.append(by_name(module, args, kwargs))
 
     handles = [module.register_forward_pre_hook(pre, with_kwargs=True) for module in modules]
-    try:
+    with removing(handles):
         yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def forward(module: nn.Module, **inputs: Any) -> Any:
